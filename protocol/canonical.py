@@ -22,7 +22,7 @@ def pack(value: Value) -> bytes:
     """Encode `value`; raises FormatError for anything outside the subset."""
     _check(value, MAX_DEPTH)
     try:
-        return cast("bytes", msgpack.packb(value, use_bin_type=True, strict_types=False))
+        return msgpack.packb(value, use_bin_type=True, strict_types=False)
     except (ValueError, TypeError, OverflowError, UnicodeEncodeError) as error:
         raise FormatError(f"cannot be encoded: {error}") from error
 

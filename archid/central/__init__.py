@@ -1,0 +1,1 @@
+"""Central's thin control plane: definitions in, signed documents out."""

@@ -1,0 +1,1 @@
+"""The local admin socket: its wire format, the daemon's side and the client's side."""

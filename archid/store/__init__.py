@@ -1,0 +1,1 @@
+"""Content on disk: chunks, trees, bundles and the documents that describe them."""
