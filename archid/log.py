@@ -1,0 +1,130 @@
+"""The daemon's log: one line an outcome, with fields, to standard error.
+
+JSON lines by default, which journald keeps and programs read; a readable form on a terminal or by
+``[log] format = "console"``. Secrets are taken out here, in one place, by the name of the field
+and by what the text looks like, whoever logs it. What a user of a command sees is not a log; that
+is `archid.cli`'s business.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from archid.config import LogSettings
+
+REDACTED: Final = "[redacted]"
+_SECRET_WORDS: Final = frozenset(
+    {"secret", "token", "passphrase", "password", "private_key", "authorization", "cookie"}
+)
+_SECRET_TEXT: Final = re.compile(
+    r"archid-join-[A-Za-z0-9_=-]+"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|(?<=://)[^/@\s:]*:[^/@\s]*(?=@)",
+    re.DOTALL,
+)
+_MAX_DEPTH: Final = 8
+_MAX_TEXT: Final = 16_384  # an exception's chain can be long; a line has to stay readable
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """The logger of a module; `name` becomes the field ``logger``."""
+    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    return logger
+
+
+def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
+    """Send every log line of this process, other libraries' included, to `stream` (stderr)."""
+    stream = sys.stderr if stream is None else stream
+    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
+    level = getattr(logging, settings.level.upper())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if console:
+        shared += [_exception_as_text(with_trace=level <= logging.DEBUG), redact]
+        colors = stream.isatty() and not os.environ.get("NO_COLOR")
+        renderer: Processor = structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=structlog.dev.plain_traceback
+        )
+    else:
+        # local variables stay out: they are where keys and secrets live
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        shared += [structlog.processors.ExceptionRenderer(transformer), redact]
+        renderer = structlog.processors.JSONRenderer(sort_keys=False)
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = _ToStructlog()
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    logging.captureWarnings(True)
+
+
+class _ToStructlog(logging.Handler):
+    """Hands what libraries log over to structlog, so that there is one kind of line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger(logger=record.name)
+        logger.log(record.levelno, "library", message=record.getMessage(), exc_info=record.exc_info)
+
+
+def _exception_as_text(*, with_trace: bool) -> Processor:
+    """On a console an exception is its last line; the whole trace is for the level debug."""
+    if with_trace:
+        return structlog.processors.format_exc_info
+
+    def render(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        del logger, method
+        info = event.pop("exc_info", None)
+        if info is True:
+            info = sys.exc_info()
+        error = info[1] if isinstance(info, tuple) else info
+        if isinstance(error, BaseException):
+            event["error"] = f"{type(error).__name__}: {error}"
+        return event
+
+    return render
+
+
+def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Take secrets out of the fields, and make bytes and paths readable (a structlog processor)."""
+    del logger, method
+    return {key: _clean(key, value, _MAX_DEPTH) for key, value in event.items()}
+
+
+def _is_secret(key: str) -> bool:
+    lowered = key.lower()
+    return any(lowered == word or lowered.endswith("_" + word) for word in _SECRET_WORDS)
+
+
+def _clean(key: str, value: Any, depth: int) -> Any:
+    if _is_secret(key):
+        return REDACTED
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return _SECRET_TEXT.sub(REDACTED, value)[:_MAX_TEXT]
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value[:64]).hex()
+    if depth == 0:
+        return "..."
+    if isinstance(value, Mapping):
+        return {str(inner): _clean(str(inner), each, depth - 1) for inner, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_clean(key, each, depth - 1) for each in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return _SECRET_TEXT.sub(REDACTED, str(value))[:_MAX_TEXT]
