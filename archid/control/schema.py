@@ -1,0 +1,310 @@
+"""What the control socket and `--json` say, as JSON Schemas (draft 2020-12).
+
+One table, `METHODS`, names every request with its parameters, its result, its events and whether
+it changes anything; the server refuses what does not fit before a handler sees it, and `--json`
+prints the result unchanged. Commands that need no daemon have their output in `OUTPUTS`. The
+shapes of single objects (a peer, a delivery) are in `archid.control.shapes`.
+
+Parameters are closed: an unknown key is a caller's mistake. Results are open: a newer daemon may
+add keys, and an older client ignores them. Ids are lower-case hexadecimal, `*_s` whole seconds
+UTC unless they are durations, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from archid.control.shapes import (
+    BOOLEAN,
+    BYTES,
+    COUNT,
+    DELIVERY,
+    DESIGN,
+    DURATION,
+    HASH,
+    HEAD_ORDER,
+    HEALTH,
+    KIND,
+    PEER,
+    PLANNED_SCRIPT,
+    PLANNED_TARGET,
+    RELEASE_ID,
+    RELEASE_SCRIPT,
+    RELEASE_STATE,
+    RELEASE_TARGET,
+    ROLE,
+    SCRIPT,
+    SERVER_KIND,
+    TEXT,
+    TIME,
+    TREE_REPORT,
+    TRUST,
+    Schema,
+    array,
+    nullable,
+    opened,
+    strict,
+    text,
+)
+
+ALL_ROLES: Final = ("central", "repo", "ice")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One request of the control socket."""
+
+    name: str
+    params: Schema
+    result: Schema
+    changes: bool = False
+    takes_input: bool = False
+    roles: tuple[str, ...] = ALL_ROLES
+    events: Schema = field(default_factory=lambda: opened(event=TEXT))
+
+
+NAME: Final = text(max_length=200, min_length=1)
+PLACE: Final = text(max_length=200)
+MAX_DEFINITION_CHARACTERS: Final = 512 * 1024
+
+STATUS: Final = opened(
+    software=TEXT,
+    role=ROLE,
+    node=HASH,
+    name=TEXT,
+    site=TEXT,
+    room=TEXT,
+    server_kind=SERVER_KIND,
+    fleet=HASH,
+    fleet_name=TEXT,
+    pid=COUNT,
+    started_s=TIME,
+    now_s=TIME,
+    health=HEALTH,
+    trust=nullable(TRUST),
+    listen=array(TEXT),
+    advertise=array(TEXT),
+    peers=array(PEER),
+    deliveries=array(DELIVERY),
+    storage=opened(
+        state=TEXT,
+        scripts=TEXT,
+        free_bytes=BYTES,
+        total_bytes=BYTES,
+        held_bytes=BYTES,
+        trees=COUNT,
+    ),
+    traffic=opened(received_bytes=BYTES, sent_bytes=BYTES),
+)
+
+RELEASE_SUMMARY_KEYS: Final = {
+    "release": RELEASE_ID,
+    "name": TEXT,
+    "generation": COUNT,
+    "state": RELEASE_STATE,
+    "prefetch_s": TIME,
+    "start_s": TIME,
+    "end_s": TIME,
+    "target_count": COUNT,
+    "size_bytes": BYTES,
+}
+
+RELEASE_PLAN: Final = opened(
+    plan=HASH,
+    signed=BOOLEAN,
+    action={"enum": ["create", "change", "none"]},
+    release=nullable(RELEASE_ID),
+    name=TEXT,
+    generation=COUNT,
+    previous_generation=nullable(COUNT),
+    prefetch_s=TIME,
+    start_s=TIME,
+    end_s=TIME,
+    changes=array(opened(field=TEXT, before=nullable(TEXT), after=nullable(TEXT))),
+    scripts=array(PLANNED_SCRIPT),
+    targets=array(PLANNED_TARGET),
+    warnings=array(TEXT),
+    head=nullable(HEAD_ORDER),
+)
+
+PUBLISHED: Final = opened(
+    manifest=HASH,
+    script=TEXT,
+    kind=KIND,
+    version=COUNT,
+    unchanged=BOOLEAN,
+    files=COUNT,
+    folders=COUNT,
+    links=COUNT,
+    size_bytes=BYTES,
+    new_bytes=BYTES,
+    chunks=COUNT,
+    pieces=COUNT,
+    duration_s=DURATION,
+)
+
+TOKEN: Final = opened(
+    token=TEXT,
+    id=TEXT,
+    role={"enum": ["repo", "ice"]},
+    name=TEXT,
+    site=TEXT,
+    room=TEXT,
+    server_kind=SERVER_KIND,
+    expires_s=TIME,
+    addresses=array(TEXT),
+)
+
+TOKEN_ROW: Final = opened(
+    id=TEXT,
+    role={"enum": ["repo", "ice"]},
+    name=TEXT,
+    site=TEXT,
+    room=TEXT,
+    server_kind=SERVER_KIND,
+    created_s=TIME,
+    expires_s=TIME,
+    state={"enum": ["open", "used", "expired"]},
+    used_s=nullable(TIME),
+    node=nullable(HASH),
+)
+
+LEFT: Final = opened(node=HASH, fleet=HASH, fleet_name=TEXT, removed=array(TEXT))
+
+METHODS: Final[dict[str, Method]] = {
+    method.name: method
+    for method in (
+        Method("status", params=strict(), result=STATUS),
+        Method("peers", params=strict(), result=opened(peers=array(PEER))),
+        Method("scripts", params=strict(), result=opened(scripts=array(SCRIPT))),
+        Method(
+            "verify",
+            params=strict(script=nullable(NAME), manifest=nullable(HASH)),
+            result=opened(ok=BOOLEAN, trees=array(TREE_REPORT)),
+            events=opened(
+                event={"const": "verify.progress"},
+                manifest=HASH,
+                name=TEXT,
+                version=COUNT,
+                checked_bytes=BYTES,
+                total_bytes=BYTES,
+            ),
+        ),
+        Method(
+            "publish",
+            params=strict(script=text(max_length=1000), kind=KIND, files=COUNT, size_bytes=BYTES),
+            result=PUBLISHED,
+            changes=True,
+            takes_input=True,
+            roles=("central",),
+        ),
+        Method(
+            "release.apply",
+            params=strict(
+                definition=text(max_length=MAX_DEFINITION_CHARACTERS),
+                filename=text(max_length=4096),
+                sign=BOOLEAN,
+                plan=nullable(HASH),
+            ),
+            result=RELEASE_PLAN,
+            changes=True,
+            roles=("central",),
+        ),
+        Method(
+            "release.list",
+            params=strict(),
+            result=opened(releases=array(opened(**RELEASE_SUMMARY_KEYS))),
+            roles=("central",),
+        ),
+        Method(
+            "release.show",
+            params=strict(release=NAME),
+            result=opened(
+                **RELEASE_SUMMARY_KEYS,
+                scripts=array(RELEASE_SCRIPT),
+                targets=array(RELEASE_TARGET),
+                applied_s=TIME,
+            ),
+            roles=("central",),
+        ),
+        Method(
+            "token.create",
+            params=strict(
+                role={"enum": ["repo", "ice"]},
+                name=NAME,
+                site=PLACE,
+                room=PLACE,
+                server_kind=SERVER_KIND,
+                lifetime_s={"type": "integer", "minimum": 1, "maximum": 366 * 86400},
+            ),
+            result=TOKEN,
+            changes=True,
+            roles=("central",),
+        ),
+        Method(
+            "token.list",
+            params=strict(),
+            result=opened(tokens=array(TOKEN_ROW)),
+            roles=("central",),
+        ),
+        Method(
+            "events.subscribe",
+            params=strict(prefixes=array(text(max_length=100), max_items=32)),
+            result=opened(),
+            events=opened(event=TEXT, at_s={"type": "number"}),
+        ),
+        Method(
+            "leave",
+            params=strict(purge=BOOLEAN),
+            result=LEFT,
+            changes=True,
+            roles=("repo", "ice"),
+        ),
+        Method("stop", params=strict(), result=opened(stopping=BOOLEAN), changes=True),
+    )
+}
+
+ERROR: Final = opened(error=opened(code=TEXT, message=TEXT, remedy=nullable(TEXT), exit_code=COUNT))
+
+CHECK: Final = opened(
+    check=TEXT,
+    state={"enum": ["ok", "attention", "failed", "skipped"]},
+    sentence=TEXT,
+    remedy=nullable(TEXT),
+)
+
+OUTPUTS: Final[dict[str, Schema]] = {
+    "error": ERROR,
+    "version": opened(software=TEXT, python=TEXT),
+    "init": opened(
+        fleet=HASH,
+        fleet_name=TEXT,
+        node=HASH,
+        name=TEXT,
+        root_fingerprint=HASH,
+        root_key_file=TEXT,
+        state=TEXT,
+    ),
+    "join": opened(
+        node=HASH,
+        name=TEXT,
+        role=ROLE,
+        site=TEXT,
+        room=TEXT,
+        server_kind=SERVER_KIND,
+        fleet=HASH,
+        fleet_name=TEXT,
+        state=TEXT,
+    ),
+    "config.check": opened(path=TEXT, ok=BOOLEAN, role=ROLE, warnings=array(TEXT)),
+    "config.show": opened(path=TEXT, config={"type": "object"}),
+    "doctor": opened(ok=BOOLEAN, checks=array(CHECK)),
+    "leave": LEFT,
+    **{method.name: method.result for method in METHODS.values()},
+}
+
+
+def document(name: str) -> Schema:
+    """The JSON Schema of what `archid NAME --json` prints, as one self-contained document."""
+    return {"$schema": DESIGN, "title": f"archid {name}", **OUTPUTS[name]}
