@@ -46,10 +46,11 @@ MAX_DENIED: Final = 256
 MAX_ACCEPTED_GRANTS: Final = 48
 MAX_LEAVES: Final = 1_000_000
 MAX_LEAF_ITEMS: Final = 65536
-MAX_ITEM_BYTES: Final = 4 * KIB
+MAX_ITEM_BYTES: Final = 2 * KIB
 MAX_MERKLE_DEPTH: Final = 40
 MAX_LIST_PAGES: Final = 16_384
 MAX_PAGE_BYTES: Final = 64 * KIB
+MAX_ROW_BYTES: Final = 4 * KIB
 PAGE_TARGET_BYTES: Final = 16 * KIB
 PAGE_MIN_BYTES: Final = 4 * KIB
 MAX_LIST_ROWS: Final = 4_000_000
@@ -71,3 +72,28 @@ MAX_SCRIPT_NAME_BYTES: Final = 120
 MAX_FILE_BYTES: Final = 2**44
 MAX_TREE_BYTES: Final = 2**46
 MAX_ENTRIES: Final = 4_000_000
+
+# Connections
+MAX_ROOT_BYTES: Final = 128 * KIB
+"""A Root in its envelope: it is taken from peers that have proven nothing yet."""
+MAX_GRANTS_ROOT_BYTES: Final = 8 * KIB
+"""A Grants or Syncs root in its envelope."""
+MAX_UNKNOWN_FRAME_BYTES: Final = 64 * KIB
+"""A frame of an unknown optional type, which is skipped without being kept."""
+MAX_PROVES: Final = 4
+"""How often one side may show its proof before it is welcomed."""
+MAX_FEATURES: Final = 64
+MAX_FEATURE_BYTES: Final = 40
+MAX_SOFTWARE_BYTES: Final = 80
+MAX_ERROR_TEXT_BYTES: Final = 300
+MAX_PIECES_ASKED: Final = 16
+MAX_PIECES: Final = 32_768
+"""Pieces of one manifest that a have-map may speak of."""
+MAX_HAVE_BITMAP_BYTES: Final = 256
+"""One bit a span of one piece."""
+MAX_HINTS: Final = 256
+MAX_ADDRESSES: Final = 8
+MAX_ADDRESS_BYTES: Final = 300
+"""`host:port`."""
+MAX_JOIN_ROOTS: Final = 64
+"""Roots, oldest first, from the one that the token names to the newest."""
