@@ -36,8 +36,8 @@ _MAX_TEXT: Final = 16_384  # an exception's chain can be long; a line has to sta
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """The logger of a module; `name` becomes the field ``logger``."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    """The logger of a module; `name` becomes the field ``module``."""
+    logger: FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
 
 
@@ -60,7 +60,7 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     else:
         # local variables stay out: they are where keys and secrets live
         transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        shared += [structlog.processors.ExceptionRenderer(transformer), redact]
+        shared += [structlog.processors.ExceptionRenderer(transformer), redact, _reading_order]
         renderer = structlog.processors.JSONRenderer(sort_keys=False)
     structlog.configure(
         processors=[*shared, renderer],
@@ -68,8 +68,12 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
-    handler = _ToStructlog()
-    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, _ToStructlog):
+            root.removeHandler(handler)
+    root.addHandler(_ToStructlog())
+    root.setLevel(max(level, logging.WARNING))  # what libraries say below that is their own affair
     logging.captureWarnings(True)
 
 
@@ -77,7 +81,7 @@ class _ToStructlog(logging.Handler):
     """Hands what libraries log over to structlog, so that there is one kind of line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger = structlog.get_logger(logger=record.name)
+        logger = structlog.get_logger(module=record.name)
         logger.log(record.levelno, "library", message=record.getMessage(), exc_info=record.exc_info)
 
 
@@ -97,6 +101,13 @@ def _exception_as_text(*, with_trace: bool) -> Processor:
         return event
 
     return render
+
+
+def _reading_order(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """When, how bad and what come first, for whoever reads the raw lines."""
+    del logger, method
+    first = [key for key in ("timestamp", "level", "event") if key in event]
+    return {key: event[key] for key in dict.fromkeys([*first, *event])}
 
 
 def redact(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
