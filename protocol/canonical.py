@@ -208,12 +208,17 @@ class Fields:
 
     def identities(self, name: str, kind: type[_Bytes], *, max_items: int) -> tuple[_Bytes, ...]:
         """An array of typed identities."""
-        items = self.array(name, max_items=max_items)
+        return tuple(kind(item) for item in self.binaries(name, max_items=max_items, max_bytes=32))
+
+    def binaries(self, name: str, *, max_items: int, max_bytes: int) -> tuple[bytes, ...]:
+        """An array of byte strings of at most `max_bytes` each."""
         taken = []
-        for item in items:
+        for item in self.array(name, max_items=max_items):
             if not isinstance(item, bytes):
                 raise FormatError(f"{self._what}: {name} holds something else than byte strings")
-            taken.append(kind(item))
+            if len(item) > max_bytes:
+                raise LimitExceeded(f"{self._what}: {name} holds more than {max_bytes} bytes")
+            taken.append(item)
         return tuple(taken)
 
     def next_is_nil(self) -> bool:

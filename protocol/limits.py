@@ -27,6 +27,8 @@ MAX_OUTSTANDING_REQUESTS: Final = 32
 
 # Signatures and keys
 MAX_SIGNATURES: Final = 32
+MAX_SIGNATURES_BYTES: Final = 4 * KIB
+"""What an envelope may add to its payload."""
 MAX_KEYS: Final = 256
 MAX_ROLES: Final = 32
 MAX_ROLE_NAME_BYTES: Final = 32
