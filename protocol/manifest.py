@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Self
 
-from protocol.canonical import Fields, Value, pack, unpack
+from protocol.canonical import Fields, Value, open_document, pack
 from protocol.chunking_profile import DEFAULT_PROFILE
 from protocol.errors import FormatError, LimitExceeded
 from protocol.ids import DIGEST_BYTES, FleetId, ManifestId, PieceId
@@ -20,6 +20,7 @@ from protocol.limits import (
     MAX_MANIFEST_BYTES,
     MAX_PIECE_BYTES,
     MAX_SCRIPT_NAME_BYTES,
+    MAX_SERIAL,
     MAX_TREE_BYTES,
 )
 from protocol.paths import check_kind, check_script_name
@@ -30,7 +31,6 @@ SCRIPT_KINDS: Final = ("feature", "sas", "loop")
 PLAIN: Final = 0
 """The encoding of content as it is. Others are kept for content that is encrypted at rest."""
 MAX_PIECES: Final = MAX_MANIFEST_BYTES // (DIGEST_BYTES + 6)
-_MAX_NUMBER: Final = 2**53 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,6 @@ class ManifestRoot:
     """One version of one thing. `payload` is what was or will be signed."""
 
     TYPE: ClassVar[str] = "manifest"
-    FORMAT: ClassVar[int] = 1
 
     fleet: FleetId
     kind: str
@@ -76,16 +75,14 @@ class ManifestRoot:
     @classmethod
     def decode(cls, payload: bytes) -> Self:
         """Decode and check a root; raises ProtocolError."""
-        fields = Fields(unpack(payload, max_bytes=MAX_MANIFEST_BYTES), "manifest")
-        fields.constant("type", cls.TYPE)
-        fields.constant("format", cls.FORMAT)
+        fields = open_document(payload, cls.TYPE, max_bytes=MAX_MANIFEST_BYTES)
         return cls(
-            fleet=FleetId(fields.binary("fleet", max_bytes=DIGEST_BYTES)),
+            fleet=fields.identity("fleet", FleetId),
             kind=fields.text("kind"),
             name=fields.text("name", max_bytes=MAX_SCRIPT_NAME_BYTES),
-            version=fields.integer("version", low=1, high=_MAX_NUMBER),
-            profile=fields.integer("profile", high=_MAX_NUMBER),
-            encoding=fields.integer("encoding", high=_MAX_NUMBER),
+            version=fields.integer("version", low=1, high=MAX_SERIAL),
+            profile=fields.integer("profile", high=MAX_SERIAL),
+            encoding=fields.integer("encoding", high=MAX_SERIAL),
             files=fields.integer("files", high=MAX_ENTRIES),
             folders=fields.integer("folders", high=MAX_ENTRIES),
             links=fields.integer("links", high=MAX_ENTRIES),
@@ -100,7 +97,7 @@ class ManifestRoot:
         return pack(
             [
                 self.TYPE,
-                self.FORMAT,
+                1,
                 self.fleet,
                 self.kind,
                 self.name,
@@ -132,7 +129,7 @@ class ManifestRoot:
 def _piece_ref(row: Value) -> PieceRef:
     fields = Fields(row, "manifest piece reference")
     ref = PieceRef(
-        PieceId(fields.binary("id", max_bytes=DIGEST_BYTES)),
+        fields.identity("id", PieceId),
         fields.integer("length", low=1, high=MAX_PIECE_BYTES),
         fields.integer("chunk count", high=MAX_PIECE_CHUNKS),
         fields.integer("size", high=MAX_PIECE_CHUNKS * MAX_CHUNK_BYTES),

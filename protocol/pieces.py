@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from protocol.canonical import Fields, Value, pack, unpack
+from protocol.canonical import Fields, Value, open_document, pack
 from protocol.errors import FormatError, LimitExceeded
 from protocol.ids import DIGEST_BYTES, ChunkId, PieceId
 from protocol.limits import (
@@ -27,7 +27,6 @@ from protocol.limits import (
 )
 
 PIECE_TYPE: Final = "piece"
-PIECE_FORMAT: Final = 1
 CHUNK_ROW_BYTES: Final = DIGEST_BYTES + 4
 MAX_PIECE_CHUNKS: Final = MAX_PIECE_BYTES // CHUNK_ROW_BYTES
 MAX_MTIME_NS: Final = 2**63 - 1
@@ -155,7 +154,7 @@ def encode_piece(records: Iterable[Record], table: bytes) -> bytes:
                 rows.append([FILE_START, *record])
             case FileContinuation():
                 rows.append([FILE_CONTINUATION, *record])
-    return pack([PIECE_TYPE, PIECE_FORMAT, rows, table])
+    return pack([PIECE_TYPE, 1, rows, table])
 
 
 def decode_piece(data: bytes | bytearray | memoryview, ref: PieceRef) -> Piece:
@@ -166,9 +165,7 @@ def decode_piece(data: bytes | bytearray | memoryview, ref: PieceRef) -> Piece:
     """
     if len(data) != ref.length or PieceId.of(data) != ref.id:
         raise FormatError(f"not the bytes of manifest piece {ref.id.short}")
-    fields = Fields(unpack(data, max_bytes=MAX_PIECE_BYTES), "manifest piece")
-    fields.constant("type", PIECE_TYPE)
-    fields.constant("format", PIECE_FORMAT)
+    fields = open_document(data, PIECE_TYPE, max_bytes=MAX_PIECE_BYTES)
     rows = fields.array("records", max_items=MAX_PIECE_BYTES)
     table = fields.binary("chunk table", max_bytes=MAX_PIECE_BYTES)
     if not rows:
