@@ -1,0 +1,170 @@
+"""The messages of the wire protocol, and the table that finds one by its number.
+
+Split by topic: `session` carries a connection, `documents` and `content` fetch things, `joining`
+makes members. `wire` holds the base classes and the field codecs, `codes` the error codes.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.messages.codes import MEANINGS, ErrorCode
+from protocol.messages.content import (
+    Entitle,
+    Entitled,
+    GetHave,
+    GetManifest,
+    GetPieces,
+    GetSpan,
+    HaveAnswer,
+    HaveUpdate,
+    ManifestAnswer,
+    PeerHint,
+    PeerHints,
+    PieceAnswer,
+    PieceBitmap,
+    SpanAnswer,
+)
+from protocol.messages.documents import (
+    GetGrants,
+    GetHead,
+    GetLeaf,
+    GetList,
+    GetPage,
+    GetRoot,
+    GrantsAnswer,
+    HeadAnswer,
+    LeafAnswer,
+    ListAnswer,
+    PageAnswer,
+    RootDocument,
+)
+from protocol.messages.joining import (
+    JOIN_PROOF_TYPE,
+    JoinAccepted,
+    JoinBegin,
+    JoinOffer,
+    JoinReady,
+    JoinRequest,
+    join_proof_payload,
+)
+from protocol.messages.session import (
+    NONCE_BYTES,
+    Cancel,
+    Goodbye,
+    HeadAnnounce,
+    Hello,
+    Ping,
+    Pong,
+    Prove,
+    Refused,
+    Welcome,
+)
+from protocol.messages.wire import Answer, Message, Request, printable
+
+SESSION: Final[tuple[type[Message], ...]] = (
+    Hello,
+    Goodbye,
+    Refused,
+    Cancel,
+    Ping,
+    Pong,
+    Prove,
+    Welcome,
+    HeadAnnounce,
+)
+DOCUMENTS: Final[tuple[type[Message], ...]] = (
+    GetRoot,
+    RootDocument,
+    GetHead,
+    HeadAnswer,
+    GetGrants,
+    GrantsAnswer,
+    GetLeaf,
+    LeafAnswer,
+    GetList,
+    ListAnswer,
+    GetPage,
+    PageAnswer,
+)
+CONTENT: Final[tuple[type[Message], ...]] = (
+    Entitle,
+    Entitled,
+    GetManifest,
+    ManifestAnswer,
+    GetPieces,
+    PieceAnswer,
+    GetHave,
+    HaveAnswer,
+    GetSpan,
+    SpanAnswer,
+    HaveUpdate,
+    PeerHints,
+)
+JOINING: Final[tuple[type[Message], ...]] = (
+    JoinBegin,
+    JoinOffer,
+    JoinRequest,
+    JoinAccepted,
+    JoinReady,
+)
+MESSAGE_TYPES: Final[dict[int, type[Message]]] = {
+    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *JOINING)
+}
+
+__all__ = [
+    "CONTENT",
+    "DOCUMENTS",
+    "JOINING",
+    "JOIN_PROOF_TYPE",
+    "MEANINGS",
+    "MESSAGE_TYPES",
+    "NONCE_BYTES",
+    "SESSION",
+    "Answer",
+    "Cancel",
+    "Entitle",
+    "Entitled",
+    "ErrorCode",
+    "GetGrants",
+    "GetHave",
+    "GetHead",
+    "GetLeaf",
+    "GetList",
+    "GetManifest",
+    "GetPage",
+    "GetPieces",
+    "GetRoot",
+    "GetSpan",
+    "Goodbye",
+    "GrantsAnswer",
+    "HaveAnswer",
+    "HaveUpdate",
+    "HeadAnnounce",
+    "HeadAnswer",
+    "Hello",
+    "JoinAccepted",
+    "JoinBegin",
+    "JoinOffer",
+    "JoinReady",
+    "JoinRequest",
+    "LeafAnswer",
+    "ListAnswer",
+    "ManifestAnswer",
+    "Message",
+    "PageAnswer",
+    "PeerHint",
+    "PeerHints",
+    "PieceAnswer",
+    "PieceBitmap",
+    "Ping",
+    "Pong",
+    "Prove",
+    "Refused",
+    "Request",
+    "RootDocument",
+    "SpanAnswer",
+    "Welcome",
+    "join_proof_payload",
+    "printable",
+]
