@@ -27,21 +27,35 @@ class DiskFull(StorageError):
     code = "disk_full"
 
     def __init__(
-        self, path: str | os.PathLike[str], *, needed_bytes: int | None = None, quota: bool = False
+        self,
+        path: str | os.PathLike[str],
+        needed_bytes: int | None = None,
+        available_bytes: int | None = None,
     ) -> None:
-        what = "The quota is used up" if quota else "The disk is full"
-        wanted = "" if not needed_bytes else f" ({needed_bytes:,} bytes were to be written)"
+        figures = []
+        if needed_bytes:
+            figures.append(f"{needed_bytes:,} bytes were to be written")
+        if available_bytes is not None:
+            figures.append(f"{available_bytes:,} are free")
+        detail = f" ({', '.join(figures)})" if figures else ""
         super().__init__(
-            f"{what}: cannot write {os.fspath(path)}{wanted}",
+            f"The disk is full: cannot write {os.fspath(path)}{detail}",
             remedy="Free some space there and try again; what was already kept is intact",
         )
         self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
 
 
-class ReadOnly(StorageError):
-    """A folder that must be written to is mounted read-only, or belongs to somebody else."""
+class StoreReadOnly(StorageError):
+    """A folder that must be written to is mounted read-only."""
 
     code = "read_only"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(
+            f"{os.fspath(path)} lies on a file system that is mounted read-only",
+            remedy="Mount it read-write, or name another folder in the configuration",
+        )
 
 
 class DatabaseDamaged(StorageError):
@@ -98,21 +112,13 @@ class ChunkCorrupt(StorageError):
 
     code = "chunk_corrupt"
 
-    def __init__(
-        self, chunk: ChunkId, *, path: str | None = None, offset: int = 0, peer: str | None = None
-    ) -> None:
-        if path is not None:
-            where = f"in {path} at byte {offset:,}"
-        else:
-            where = "here" if peer is None else f"as {peer} sent it"
+    def __init__(self, chunk: ChunkId, where: str) -> None:
         super().__init__(
             f"The chunk {chunk.short} is damaged {where}",
-            remedy="Fetch it again from another peer; check the disk that held it",
+            remedy="It is fetched again from another peer; if this goes on, check the disk",
         )
         self.chunk = chunk
-        self.path = path
-        self.offset = offset
-        self.peer = peer
+        self.where = where
 
 
 class ChangedWhileReading(Conflict):
@@ -159,17 +165,15 @@ def storage_error(
 ) -> StorageError:
     """The error for a person that `error`, met while writing or reading `path`, amounts to."""
     if error.errno in _FULL:
-        return DiskFull(path, needed_bytes=needed_bytes, quota=error.errno == errno.EDQUOT)
+        return DiskFull(path, needed_bytes)
     shown = os.fspath(path)
     if error.errno == errno.EROFS:
-        return ReadOnly(
-            f"{shown} lies on a file system that is mounted read-only",
-            remedy="Mount it read-write, or name another folder in the configuration",
-        )
+        return StoreReadOnly(path)
     if error.errno in _FORBIDDEN:
-        return ReadOnly(
+        return StorageError(
             f"{shown} cannot be accessed by this user: {error.strerror}",
             remedy="Make the folder belong to the user that archid runs as",
+            code="not_writable",
         )
     if error.errno in _FAILING:
         return StorageError(
