@@ -23,7 +23,7 @@ _BYTES: Final = {
     "B": 1,
 }
 _BYTES_BY_LOWER_UNIT: Final = {unit.lower(): factor for unit, factor in _BYTES.items()}
-_NUMBER_AND_UNIT: Final = re.compile(r"([0-9]{1,15})\s*([A-Za-z]+)")
+_NUMBER_AND_UNIT: Final = re.compile(r"([0-9]{1,19})\s*([A-Za-z]+)")
 _MAX_DURATION_S: Final = 100 * 366 * 86_400
 _MAX_SIZE_BYTES: Final = 2**60
 
