@@ -8,7 +8,7 @@ offered Roots against the fingerprint in its token, and the server's certificate
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from protocol.canonical import pack
@@ -81,7 +81,7 @@ class JoinRequest(Message):
     }
 
     token_id: bytes
-    secret: bytes
+    secret: bytes = field(repr=False)  # never in a log
     public_key: bytes
     signature: bytes
     name: str
