@@ -1,0 +1,43 @@
+# Everything a developer does with archid. Each target first makes .venv if it is missing or old.
+
+PY := .venv/bin/python
+
+.PHONY: help demo test test-long lint format bench lock lock-check venv clean
+
+help: ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+venv: ## make .venv with the locked dependencies
+	@.ci/bootstrap
+
+demo: venv ## run a real fleet on this machine and watch it; DEMO_ARGS="--json" or "--keep"
+	@$(PY) -m tests.demo $(DEMO_ARGS)
+
+test: venv ## run the tests that take less than a few minutes together; PYTEST_ARGS="-k name"
+	$(PY) -m pytest -m "not long" $(PYTEST_ARGS)
+
+test-long: venv ## run every test
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: venv ## check style, types, the package map and the generated tables of SPEC.md
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) .venv/bin/lint-imports
+	$(PY) -m protocol.spec_tables --check
+
+format: venv ## bring the code into the project's style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: venv ## measure; results go to bench/results; BENCH_ARGS="..."
+	$(PY) -m bench $(BENCH_ARGS)
+
+lock: venv ## make the locks again after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer versions
+	.ci/locks write $(LOCK_ARGS)
+
+lock-check: venv ## check that the locks are what pyproject.toml asks for
+	.ci/locks check
+
+clean: ## remove .venv and what the tools keep
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .demo
