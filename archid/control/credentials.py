@@ -15,7 +15,7 @@ import pwd
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from archid.errors import Denied
 
@@ -33,7 +33,11 @@ class Caller:
     may_change: bool
 
 
-def peer_ids(connection: socket.socket) -> tuple[int, int, int]:
+class _AsksOptions(Protocol):
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+
+
+def peer_ids(connection: _AsksOptions) -> tuple[int, int, int]:
     """Process, user and group id of the peer when it connected."""
     pid, uid, gid = _UCRED.unpack(
         connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
