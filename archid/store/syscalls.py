@@ -1,0 +1,214 @@
+"""The few kernel calls that Python's `os` lacks or offers one byte range at a time.
+
+Everything here works on ext4, XFS, btrfs, overlayfs and tmpfs: what a file system cannot do
+(sharing extents, telling holes apart) is reported by a return value or replaced by the plain way,
+never by an error. Deciding what to copy where, and what an error means for a person, is left to
+the callers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+FICLONE: Final = 0x40049409
+FICLONERANGE: Final = 0x4020940D
+
+# How the kernel says that it cannot share extents here: another file system, none that can,
+# offsets off the block grid, a file that is swap or sealed.
+_CANNOT_SHARE: Final = frozenset(
+    {
+        errno.EOPNOTSUPP,
+        errno.ENOTTY,
+        errno.EXDEV,
+        errno.EINVAL,
+        errno.ENOSYS,
+        errno.EPERM,
+        errno.ETXTBSY,
+    }
+)
+
+_IOV_MAX: Final = 1024
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+_COPY_STEP_BYTES: Final = 8 << 20
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+def syncfs(fd: int) -> None:
+    """Write everything dirty of the file system behind `fd` to disk; raises OSError.
+
+    One call makes a whole tree durable. Since Linux 5.8 it also reports write errors that
+    happened since `fd` was opened, which `sync` never did.
+    """
+    while _libc.syncfs(fd) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+
+
+def clone_file(source_fd: int, target_fd: int) -> bool:
+    """Let the target share all extents of the source; False where that is not possible."""
+    try:
+        fcntl.ioctl(target_fd, FICLONE, source_fd)
+    except OSError as error:
+        if error.errno in _CANNOT_SHARE:
+            return False
+        raise
+    return True
+
+
+def clone_range(
+    source_fd: int, source_offset: int, target_fd: int, target_offset: int, length: int
+) -> bool:
+    """Share one block-aligned range; False where that is not possible."""
+    request = struct.pack("=qQQQ", source_fd, source_offset, length, target_offset)
+    try:
+        fcntl.ioctl(target_fd, FICLONERANGE, request)
+    except OSError as error:
+        if error.errno in _CANNOT_SHARE:
+            return False
+        raise
+    return True
+
+
+def copy_range(
+    source_fd: int, source_offset: int, target_fd: int, target_offset: int, length: int
+) -> int:
+    """Copy up to `length` bytes inside the kernel where it can; returns the bytes copied.
+
+    Fewer than `length` means that the source ended. Falls back to read and write where
+    copy_file_range does not work. Raises OSError.
+    """
+    done = 0
+    in_kernel = True
+    while done < length:
+        step = min(length - done, _COPY_STEP_BYTES)
+        if in_kernel:
+            try:
+                copied = os.copy_file_range(
+                    source_fd, target_fd, step, source_offset + done, target_offset + done
+                )
+            except OSError as error:
+                if error.errno not in _CANNOT_SHARE:
+                    raise
+                in_kernel = False
+                continue
+            if copied == 0 and done == 0:
+                # Some file systems answer 0 instead of refusing; reading tells which it is.
+                in_kernel = False
+                continue
+        else:
+            data = os.pread(source_fd, min(step, 1 << 20), source_offset + done)
+            copied = len(data)
+            pwrite_all(target_fd, data, target_offset + done)
+        if copied == 0:
+            break
+        done += copied
+    return done
+
+
+def data_ranges(fd: int, size_bytes: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """The (start, end) ranges of `fd` from `start` to `size_bytes` that are not holes.
+
+    Where the file system keeps no holes this is one range. Rounded to whatever the file system
+    rounds to, so bytes that were never written can be inside.
+    """
+    position = start
+    while position < size_bytes:
+        try:
+            found = os.lseek(fd, position, os.SEEK_DATA)
+            end = os.lseek(fd, found, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            yield position, size_bytes
+            return
+        if found >= size_bytes:
+            return
+        yield found, min(end, size_bytes)
+        position = end
+
+
+def pread_into(fd: int, buffer: memoryview, offset: int) -> int:
+    """Fill `buffer` from `offset` on; returns the bytes read, fewer only at the file's end."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(fd, [buffer[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
+
+
+def pwrite_all(fd: int, data: Buffer, offset: int) -> None:
+    """Write all of `data` at `offset`; raises OSError (ENOSPC, EDQUOT, EROFS, EIO)."""
+    count = os.pwrite(fd, data, offset)
+    rest = memoryview(data).cast("B")
+    while count < len(rest):
+        rest = rest[count:]
+        offset += count
+        count = os.pwrite(fd, rest, offset)
+        if count == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def pwritev_all(fd: int, parts: Sequence[Buffer], offset: int) -> None:
+    """Write `parts` one after the other from `offset` on, in as few calls as possible."""
+    if len(parts) == 1:
+        pwrite_all(fd, parts[0], offset)
+        return
+    for first in range(0, len(parts), _IOV_MAX):
+        batch = parts[first : first + _IOV_MAX]
+        expected = sum(memoryview(part).nbytes for part in batch)
+        written = os.pwritev(fd, batch, offset)
+        if written < expected:
+            # A short write is rare (a signal, a disk that just filled up): finish part by part.
+            position = 0
+            for part in batch:
+                view = memoryview(part).cast("B")
+                if position + len(view) > written:
+                    skip = max(0, written - position)
+                    pwrite_all(fd, view[skip:], offset + position + skip)
+                position += len(view)
+        offset += expected
+
+
+def forget_cached(fd: int, offset: int = 0, length: int = 0) -> None:
+    """Tell the kernel that these bytes will not be read again soon; best effort."""
+    try:
+        os.posix_fadvise(fd, offset, length, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return
+
+
+def available_bytes(fd: int) -> int:
+    """The bytes that this process could still write to the file system behind `fd`."""
+    found = os.fstatvfs(fd)
+    free_blocks = found.f_bfree if os.geteuid() == 0 else found.f_bavail
+    return free_blocks * found.f_frsize
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two paths swap what they name, in one step where the file system can; raises OSError."""
+    result = _libc.renameat2(
+        _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    )
+    if result == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EINVAL, errno.ENOSYS):
+        raise OSError(code, os.strerror(code), str(other))
+    aside = one.with_name(one.name + ".exchanged")
+    os.rename(other, aside)
+    os.rename(one, other)
+    os.rename(aside, one)
