@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Self
 
 from protocol.canonical import Fields, Value
 from protocol.documents import Document
-from protocol.envelope import PublicKey
+from protocol.envelope import Envelope, PublicKey, count_valid
 from protocol.errors import FormatError, TrustError
 from protocol.ids import DocumentId, FleetId, KeyId
 from protocol.limits import (
@@ -30,6 +30,7 @@ from protocol.limits import (
     MAX_SIGNATURES_BYTES,
     MAX_TIME_S,
 )
+from protocol.refusals import SignatureMissing
 
 ROLES: Final = (
     "root",
@@ -150,6 +151,20 @@ class Root(Document):
             ),
             policy=fields.integer("policy"),
         )
+
+
+def signed_by_role(envelope: Envelope, document_type: str, root: Root, role: str) -> bytes:
+    """The payload, once enough distinct keys of `role` signed it as that type.
+
+    Raises SignatureMissing, or TrustError when the Root has no such role.
+    """
+    threshold, keys = root.keys_of(role)
+    valid = len(count_valid(envelope, document_type, keys))
+    if valid < threshold:
+        raise SignatureMissing(
+            f"{document_type} is signed by {valid} keys of its role where {threshold} are needed"
+        )
+    return envelope.payload
 
 
 def _role(item: Value) -> RoleKeys:

@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import Self
 
 from protocol.documents import GrantsRoot, Ticket
-from protocol.envelope import Envelope, PublicKey, count_valid
+from protocol.envelope import Envelope, PublicKey
 from protocol.errors import TrustError
 from protocol.facts import Entry, NodeFacts
 from protocol.grants import Leaf, LeafDocument, Proof
 from protocol.head import DENIED_MANIFEST, DENIED_NODE, DENIED_RELEASE, Head
-from protocol.ids import DocumentId, FleetId, KeyId, ManifestId, NodeId, ReleaseId
+from protocol.ids import DocumentId, FleetId, ManifestId, NodeId, ReleaseId
 from protocol.refusals import (
     FactsMismatch,
     FingerprintMismatch,
@@ -35,7 +35,7 @@ from protocol.refusals import (
     WrongEpoch,
     WrongFleet,
 )
-from protocol.root import Root
+from protocol.root import Root, signed_by_role
 
 # Callers find the refusals beside the object that raises them.
 __all__ = [
@@ -54,7 +54,6 @@ __all__ = [
     "TrustedDocuments",
     "WrongEpoch",
     "WrongFleet",
-    "signed_by",
     "signed_by_role",
 ]
 
@@ -64,26 +63,6 @@ class Outcome(enum.Enum):
 
     NEWER = "newer"
     SAME = "same"
-
-
-def signed_by(
-    envelope: Envelope, document_type: str, threshold: int, keys: Mapping[KeyId, PublicKey]
-) -> bytes:
-    """The payload, once `threshold` distinct keys signed it; raises SignatureMissing."""
-    valid = len(count_valid(envelope, document_type, keys))
-    if valid < threshold:
-        raise SignatureMissing(
-            f"{document_type} is signed by {valid} keys of its role where {threshold} are needed"
-        )
-    return envelope.payload
-
-
-def signed_by_role(envelope: Envelope, document_type: str, root: Root, role: str) -> bytes:
-    """The payload, once `role` signed it as that type.
-
-    Raises SignatureMissing, or TrustError when the Root has no such role.
-    """
-    return signed_by(envelope, document_type, *root.keys_of(role))
 
 
 class TrustedDocuments:
