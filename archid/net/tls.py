@@ -35,7 +35,8 @@ RECORD_BYTES: Final = 16_384
 """The most plaintext that one TLS record holds (RFC 8446, 5.1)."""
 BATCH_BYTES: Final = 256 * 1024
 """Read from, or written to, the socket at once. Larger batches leave the CPU's cache: slower."""
-_LINGER_BYTES: Final = 256 * 1024
+_LINGER_BYTES: Final = 16 * 1024 * 1024
+_ALERT_S: Final = 1.0
 _HANDSHAKE_READ_BYTES: Final = 16_384
 _MAX_HANDSHAKE_BYTES: Final = 64 * 1024
 
@@ -78,6 +79,7 @@ class TLSStream:
         self._send_lock = trio.StrictFIFOLock()
         self._closed = False
         self._ended = False
+        self._said_goodbye = False
         self.wire_bytes_received = 0
         self.wire_bytes_sent = 0
 
@@ -113,7 +115,10 @@ class TLSStream:
                     remedy="check the address and the port",
                 )
         except TlsRefused:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+            # Closed at once, the alert that tells the peer why could be thrown away.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _ALERT_S):
+                with suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_WR)
                 await self._linger()
             self.close()
             raise
@@ -150,6 +155,9 @@ class TLSStream:
         """
         await trio.lowlevel.checkpoint()
         while True:
+            if self._said_goodbye:
+                await self._linger()
+                return b""
             plaintext = self._decrypt()
             if plaintext or self._ended:
                 return plaintext
@@ -260,30 +268,42 @@ class TLSStream:
             self._check_open()
             raise
 
-    async def aclose(self, *, linger_s: float = 0.0) -> None:
-        """Close, with TLS's goodbye if nobody is in the middle of sending.
+    async def send_eof(self) -> None:
+        """Send no more: TLS's goodbye, then the end of the stream.
 
-        With `linger_s` the peer is given that long to read what was sent and to close too.
-        Closing at once while it still sends makes the kernel throw away what is on its way, a
-        Goodbye with its reason among it.
+        From then on `receive_some` throws away what comes and returns b"" at the peer's end. To
+        close at once instead, while the peer still sends, would make the kernel throw away
+        what is on its way to the peer, a Goodbye with its reason among it.
         """
-        try:
-            if not self._closed and not self._send_lock.locked():
+        async with self._send_lock:
+            await trio.lowlevel.checkpoint()
+            self._check_open()
+            self._said_goodbye = True
+            try:
                 with suppress(ssl.SSLError):  # it wants the peer's goodbye: nobody waits for it
                     self._tls.unwrap()
-                self._flush_once()
-                if linger_s > 0:
-                    with trio.move_on_after(linger_s):
-                        await self._linger()
-        finally:
-            self.close()
+                await self._flush()
+                self._socket.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                self.close()
+                raise self._lost(error) from error
+            except BaseException:
+                self.close()
+                raise
+
+    async def aclose(self) -> None:
+        """Close, with TLS's goodbye if it can be sent without waiting."""
+        if not self._closed and not self._send_lock.locked():
+            with suppress(ssl.SSLError):
+                self._tls.unwrap()
+            self._flush_once()
+        self.close()
         await trio.lowlevel.checkpoint()
 
     async def _linger(self) -> None:
-        """Send no more, and read a little and throw it away until the peer closes."""
+        """Throw away what comes, to a limit, until the peer closes."""
         received_bytes = 0
         try:
-            self._socket.shutdown(socket.SHUT_WR)
             while received_bytes < _LINGER_BYTES:
                 self._check_open()
                 try:
