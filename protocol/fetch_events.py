@@ -1,0 +1,135 @@
+"""What a fetch plan is told (events, past tense) and what it wants done (effects, imperative)."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple, TypeAlias
+
+from protocol.messages.codes import ErrorCode
+
+PeerName: TypeAlias = bytes
+"""How the owner calls a peer; a NodeId will do. Ties are broken by its order."""
+
+
+class SpanKey(NamedTuple):
+    """Span `n` of the manifest's piece number `piece_index`."""
+
+    piece_index: int
+    n: int
+
+
+class Completeness(Enum):
+    """Stands for the have-map of a peer that holds everything."""
+
+    COMPLETE = "complete"
+
+
+COMPLETE: Final = Completeness.COMPLETE
+Have: TypeAlias = Completeness | AbstractSet[SpanKey]
+
+
+class DropReason(Enum):
+    """Why a plan wants no more of a peer."""
+
+    REFUSES = "it refuses this manifest"
+    CORRUPTS = "it keeps sending wrong bytes"
+    SILENT = "it has sent nothing for too long"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerJoined:
+    """A peer can be asked and holds `have`; told again, it replaces what was known."""
+
+    peer: PeerName
+    have: Have
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHas:
+    """A peer holds one more span."""
+
+    peer: PeerName
+    span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """A peer is gone, and with it whatever it was asked."""
+
+    peer: PeerName
+
+
+@dataclass(frozen=True, slots=True)
+class SpanReceived:
+    """A span came from a peer and is verified; or, with peer None, was found locally."""
+
+    peer: PeerName | None
+    span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class SpanCorrupt:
+    """A peer sent bytes that are not the span."""
+
+    peer: PeerName
+    span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class SpanRefused:
+    """A peer refused a span."""
+
+    peer: PeerName
+    span: SpanKey
+    code: ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; nothing else happened."""
+
+
+FetchEvent: TypeAlias = (
+    PeerJoined | PeerHas | PeerLost | SpanReceived | SpanCorrupt | SpanRefused | Tick
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AskSpan:
+    """Send the request for this span to this peer."""
+
+    peer: PeerName
+    span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSpan:
+    """The span has come from elsewhere: cancel the request at this peer."""
+
+    peer: PeerName
+    span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class DropPeer:
+    """The plan has forgotten this peer and all it was asked; report why."""
+
+    peer: PeerName
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Give a Tick at this time; replaces the wake before it."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Every span is held. Said once."""
+
+
+FetchEffect: TypeAlias = AskSpan | CancelSpan | DropPeer | WakeAt | Finished

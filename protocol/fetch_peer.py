@@ -1,0 +1,95 @@
+"""One peer as a fetch plan sees it: what it holds, what it was asked, how fast it answers.
+
+Sets of spans are integers, one bit a span, as `protocol.fetch_spans` numbers them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+FIRST_STALL_S: Final = 10.0
+"""Silence that counts as a stall while a peer's rate is unknown."""
+MIN_STALL_S: Final = 2.0
+MAX_STALL_S: Final = 60.0
+STALL_FACTOR: Final = 4.0
+"""How many times longer than its measured rate says a span may take."""
+GIVE_UP_S: Final = 300.0
+"""Silence after which a peer that was asked is dropped."""
+FIRST_BACKOFF_S: Final = 0.5
+MAX_BACKOFF_S: Final = 30.0
+RATE_WEIGHT: Final = 0.3
+"""Weight of the newest sample in the moving average of the rate."""
+MIN_SAMPLE_S: Final = 0.005
+
+
+@dataclass(slots=True)
+class FetchPeer:
+    """The state of one peer. Times are the plan's `now` in seconds, rates bytes a second."""
+
+    mask: int
+    counted: bool
+    """Whether its spans count for rarity: holders of everything do not."""
+    asked: dict[int, float] = field(default_factory=dict)
+    """Bit of each span it was asked, in order, and when."""
+    asked_mask: int = 0
+    outstanding_bytes: int = 0
+    last_progress: float = 0.0
+    unsampled_bytes: int = 0
+    rate: float | None = None
+    busy_until: float = 0.0
+    backoff_s: float = FIRST_BACKOFF_S
+    corrupt_count: int = 0
+    stalled: bool = False
+
+    def ask(self, bit: int, size_bytes: int, now: float) -> None:
+        """It is asked for a span."""
+        if not self.asked:
+            self.last_progress = now
+            self.unsampled_bytes = 0
+        self.asked[bit] = now
+        self.asked_mask |= 1 << bit
+        self.outstanding_bytes += size_bytes
+
+    def forget(self, bit: int, size_bytes: int) -> bool:
+        """A request is over; False when there was none."""
+        if self.asked.pop(bit, None) is None:
+            return False
+        self.asked_mask &= ~(1 << bit)
+        self.outstanding_bytes -= size_bytes
+        if not self.asked:
+            self.stalled = False
+        return True
+
+    def progressed(self, size_bytes: int, now: float) -> None:
+        """It has sent a span that it was asked: measure, and believe in it again."""
+        self.unsampled_bytes += size_bytes
+        elapsed = now - self.last_progress
+        if elapsed >= MIN_SAMPLE_S and self.unsampled_bytes:
+            sample = self.unsampled_bytes / elapsed
+            self.rate = (
+                sample
+                if self.rate is None
+                else RATE_WEIGHT * sample + (1 - RATE_WEIGHT) * self.rate
+            )
+            self.unsampled_bytes = 0
+            self.last_progress = now
+        self.stalled = False
+        self.backoff_s = FIRST_BACKOFF_S
+
+    def refused_busy(self, now: float) -> None:
+        """It asks for patience. Refusals of one burst count once."""
+        if now >= self.busy_until:
+            self.busy_until = now + self.backoff_s
+            self.backoff_s = min(2 * self.backoff_s, MAX_BACKOFF_S)
+
+    def stall_at(self, size_bytes: int) -> float:
+        """When its silence becomes a stall, if the span it owes has this size."""
+        if self.rate is None:
+            return self.last_progress + FIRST_STALL_S
+        expected = STALL_FACTOR * size_bytes / self.rate
+        return self.last_progress + min(max(expected, MIN_STALL_S), MAX_STALL_S)
+
+    @property
+    def give_up_at(self) -> float:
+        return self.last_progress + GIVE_UP_S
