@@ -39,7 +39,7 @@ class ArchidError(Exception):
         """What a person reads: the message and the remedy, each a sentence with its full stop."""
         if self.remedy is None:
             return f"{self.message}."
-        return f"{self.message}. {self.remedy}."
+        return f"{self.message}. {self.remedy[:1].upper()}{self.remedy[1:]}."
 
     def __str__(self) -> str:
         return self.message

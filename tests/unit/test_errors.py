@@ -15,7 +15,7 @@ from archid.errors import (
 
 
 def test_the_sentence_joins_message_and_remedy_with_one_full_stop_each() -> None:
-    error = NotFound("There is no script 'Dune'", remedy="List them with 'archid scripts'.")
+    error = NotFound("There is no script 'Dune'", remedy="list them with 'archid scripts'.")
     assert error.sentence == "There is no script 'Dune'. List them with 'archid scripts'."
     assert str(error) == "There is no script 'Dune'"
     assert NotFound("Gone.").sentence == "Gone."
