@@ -2,122 +2,39 @@
 
 One TOML file holds everything; `load_config` reads it once, and each part of the daemon gets its
 own slice (`config.network`, `config.storage`, ...) and never the whole. Unknown keys are refused:
-a misspelt key that is silently ignored is found out on the evening of a premiere. How a mistake
-is worded is in `archid.config_errors`, how ``archid config show`` gets its rows in
-`archid.config_view`; the commented examples are ``config/*.toml``.
+a misspelt key that is silently ignored is found out on the evening of a premiere. What a
+single value may be is in `archid.config_fields`, how a mistake is worded in
+`archid.config_errors`, how ``archid config show`` gets its rows in `archid.config_view`; the
+commented examples are ``config/*.toml``.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from archid.addresses import Address, parse_address
+from archid.addresses import Address
 from archid.config_errors import ConfigError, check_version, describe_problems, describe_toml_error
+from archid.config_fields import (
+    AbsolutePath,
+    DatabaseUrl,
+    DialledAddresses,
+    Duration,
+    GroupName,
+    ListenAddresses,
+    NodeName,
+    Size,
+    SocketPath,
+)
 from archid.errors import Denied
-from archid.quantities import parse_duration, parse_size
 
 CONFIG_VERSION: Final = 1
 DEFAULT_CONFIG_PATH: Final = Path("/etc/archid/archid.toml")
 MAX_CONFIG_BYTES: Final = 256 * 1024
-MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero
-
-_GROUP: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
-_NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
-
-
-def _from_text(parse: Callable[[str], object]) -> Callable[[object], object]:
-    """Parse strings and refuse everything else, so that 7 is never taken for "7d"."""
-
-    def validate(value: object) -> object:
-        if not isinstance(value, str):
-            raise ValueError(f"{value!r} must be text in quotes")
-        return parse(value)
-
-    return validate
-
-
-def _each(parse: Callable[[str], object]) -> Callable[[object], object]:
-    def validate(value: object) -> object:
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{value!r} must be a list in brackets")
-        parsed = tuple(map(_from_text(parse), value))
-        for index, item in enumerate(parsed):
-            if item in parsed[:index]:
-                raise ValueError(f"'{item}' is listed twice")
-        return parsed
-
-    return validate
-
-
-def _absolute_path(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute() or ".." in path.parts or "\0" in text:
-        raise ValueError(f"{text!r} is not an absolute path without '..'")
-    return path
-
-
-def _socket_path(text: str) -> Path:
-    path = _absolute_path(text)
-    if len(bytes(path)) > MAX_SOCKET_PATH_BYTES:
-        raise ValueError(
-            f"{text!r} is longer than the {MAX_SOCKET_PATH_BYTES} bytes that Linux allows for the"
-            " path of a socket"
-        )
-    return path
-
-
-def _listen_address(text: str) -> Address:
-    return parse_address(text, any_port=True)
-
-
-def _dialled_address(text: str) -> Address:
-    address = parse_address(text)
-    if address.is_wildcard:
-        raise ValueError(f"{text!r} means every interface of a machine; nobody could dial it")
-    return address
-
-
-def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text and not pattern.fullmatch(text):
-            raise ValueError(f"{text!r} is not {what}")
-        return text
-
-    return parse
-
-
-def _database_url(text: str) -> str:
-    if text and not text.startswith(("sqlite:///", "postgresql://", "postgresql+")):
-        # the text itself may hold a password, so it is not repeated
-        raise ValueError("it is not a URL that starts with sqlite:/// or postgresql://")
-    return text
-
-
-AbsolutePath = Annotated[Path, BeforeValidator(_from_text(_absolute_path))]
-SocketPath = Annotated[Path, BeforeValidator(_from_text(_socket_path))]
-Duration = Annotated[timedelta, BeforeValidator(_from_text(parse_duration))]
-Size = Annotated[int, BeforeValidator(_from_text(parse_size))]
-GroupName = Annotated[
-    str, BeforeValidator(_from_text(_matching(_GROUP, "the name of a Unix group")))
-]
-NodeName = Annotated[
-    str,
-    BeforeValidator(
-        _from_text(
-            _matching(_NODE_NAME, "a node's name: up to 64 letters, digits and any of . _ -")
-        )
-    ),
-]
-DatabaseUrl = Annotated[str, BeforeValidator(_from_text(_database_url))]
-ListenAddresses = Annotated[tuple[Address, ...], BeforeValidator(_each(_listen_address))]
-DialledAddresses = Annotated[tuple[Address, ...], BeforeValidator(_each(_dialled_address))]
 
 
 class _Section(BaseModel):

@@ -45,7 +45,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     failing = config.getoption("--fail-on-skip")
     verdict = "which fails this run" if failing else "what they would show is not shown here"
     terminalreporter.write_line(
-        f"{skipped} tests were skipped: {verdict}", red=failing, yellow=not failing, bold=True
+        f"tests skipped: {skipped}, {verdict}", red=failing, yellow=not failing, bold=True
     )
 
 

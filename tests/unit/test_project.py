@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -177,3 +178,43 @@ def test_the_makefile_documents_each_of_its_targets() -> None:
     documented = set(re.findall(r"(?m)^([a-z-]+):.*## ", text))
     assert documented == set(phony[1].split())
     assert {"demo", "test", "test-long", "lint", "bench", "lock", "lock-check"} <= documented
+
+
+def run_pytest_on(folder: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run one test file with this project's conftest and none of its configuration."""
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "test_one.py").write_text(test)
+    arguments = ["-c", str(folder / "pytest.ini"), "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *arguments, *options, str(folder)],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_skipped_test_is_seen_and_fails_a_run_that_does_not_allow_it(tmp_path: Path) -> None:
+    skipping = "import pytest\ndef test_it(): pytest.skip('no tool')\n"
+    allowed = run_pytest_on(tmp_path, skipping)
+    assert allowed.returncode == 0
+    assert "tests skipped: 1" in allowed.stdout
+    refused = run_pytest_on(tmp_path, skipping, "--fail-on-skip")
+    assert refused.returncode == 1
+    assert "which fails this run" in refused.stdout
+
+
+def test_a_test_that_logs_an_error_it_did_not_announce_fails(tmp_path: Path) -> None:
+    logging = """
+        from archid.log import get_logger
+        log = get_logger("x")
+        def test_it(): log.error("disk_full", free=0)
+    """
+    result = run_pytest_on(tmp_path, textwrap.dedent(logging))
+    assert result.returncode == 1
+    assert "the log has ERRORs that nobody expected" in result.stdout
+    assert "disk_full" in result.stdout
+    announced = textwrap.dedent(logging).replace(
+        "def test_it", "import pytest\n@pytest.mark.expect_errors('disk_full')\ndef test_it"
+    )
+    assert run_pytest_on(tmp_path, announced).returncode == 0
