@@ -36,7 +36,11 @@ class Document:
     _received: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def encode(self) -> bytes:
-        """The bytes to sign or send; raises LimitExceeded when the document is too large."""
+        """The bytes to sign or send.
+
+        Raises LimitExceeded or FormatError for what no reader would take: a document that is
+        signed and then refused by every node would stop a fleet.
+        """
         if self._received is not None:
             return self._received
         data = pack([self.TYPE, 1, *self._fields()])
@@ -44,6 +48,7 @@ class Document:
             raise LimitExceeded(
                 f"{self.TYPE} would have {len(data)} bytes where {self.MAX_BYTES} are allowed"
             )
+        self._parse(open_document(data, self.TYPE, max_bytes=self.MAX_BYTES))
         return data
 
     @classmethod

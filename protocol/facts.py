@@ -195,12 +195,17 @@ _KINDS: Final[dict[str, type[NodeFacts | ReleaseHeader | Entry | SyncItem]]] = {
 
 
 def encode_item(salt: bytes, item: LeafItem) -> bytes:
-    """The bytes of an item; raises FormatError for a salt that is not 16 bytes."""
+    """The bytes of an item.
+
+    Raises FormatError for a salt that is not 16 bytes, and what `decode_item` would raise: a
+    node that cannot read its leaf is cut off.
+    """
     if len(salt) != SALT_BYTES:
         raise FormatError(f"a salt must be {SALT_BYTES} bytes, not {len(salt)}")
     data = pack([item.KIND, salt, *item.fields()])
     if len(data) > MAX_ITEM_BYTES:
         raise LimitExceeded(f"an item would have {len(data)} bytes, over {MAX_ITEM_BYTES}")
+    decode_item(data)
     return data
 
 
