@@ -19,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from archid.addresses import Address
 from archid.config_errors import ConfigError, check_version, describe_problems, describe_toml_error
-from archid.config_fields import MAX_SOCKET_PATH_BYTES as MAX_SOCKET_PATH_BYTES
+from archid.config_fields import (
+    MAX_SOCKET_PATH_BYTES as MAX_SOCKET_PATH_BYTES,  # noqa: PLC0414 - the listener needs it too
+)
 from archid.config_fields import (
     AbsolutePath,
     DatabaseUrl,
