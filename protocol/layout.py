@@ -25,6 +25,7 @@ from protocol.pieces import (
     Link,
     Piece,
     PieceRef,
+    chunk_table,
     cut_spans,
     decode_piece,
 )
@@ -159,6 +160,15 @@ class Layout:
         """(offset in bytes, chunk) of a file, in order."""
         for at in range(file.first_chunk, file.first_chunk + file.chunk_count):
             yield self._offsets[at], self.chunk(at)
+
+    def ids_of(self, file: FileEntry) -> bytes:
+        """The ids of a file's chunks, one after the other."""
+        end = file.first_chunk + file.chunk_count
+        return self._ids[file.first_chunk * DIGEST_BYTES : end * DIGEST_BYTES]
+
+    def table_of(self, file: FileEntry) -> bytes:
+        """The rows of a file's chunks, as `protocol.pieces.chunk_table` makes them."""
+        return chunk_table(chunk for _, chunk in self.chunks_of(file))
 
     def spans_of_piece(self, piece_index: int) -> range:
         """Indexes into `spans`; empty for a piece that occurred before, or that has no chunks.

@@ -10,7 +10,7 @@ the builder's affair; what a whole tree must satisfy is `protocol.layout`'s.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
@@ -132,6 +132,11 @@ def cut_spans(lengths: Sequence[int]) -> list[SpanCut]:
 def chunk_table(chunks: Iterable[tuple[bytes, int]]) -> bytes:
     """The rows of (chunk id, length in bytes) pairs."""
     return b"".join([_ROW.pack(chunk, length) for chunk, length in chunks])
+
+
+def table_rows(table: bytes) -> Iterator[tuple[bytes, int]]:
+    """The (chunk id, length in bytes) pairs of a chunk table, which must be whole rows."""
+    return _ROW.iter_unpack(table)
 
 
 def table_lengths(table: bytes) -> tuple[int, ...]:

@@ -43,7 +43,10 @@ class CutChunk(NamedTuple):
 
 
 class Cutter:
-    """Cuts one stream after another; keeps its buffer. One thread at a time.
+    """Cuts one stream after another; keeps its two buffers. One thread at a time.
+
+    The buffers take turns, so what `readinto` filled stays untouched until the read after the
+    next one: a reader may still be writing it elsewhere while it is cut.
 
     Both FastCDC and BLAKE3 release the interpreter while they work, so several threads with a
     cutter each gain from more cores.
@@ -64,11 +67,12 @@ class Cutter:
             normalized_chunking=chosen.normalization,  # type: ignore[arg-type]
             seed=chosen.seed,
         )
-        self._buffer = memoryview(bytearray(max(buffer_bytes, 2 * self._maximum)))
+        size = max(buffer_bytes, 2 * self._maximum)
+        self._buffers = memoryview(bytearray(size)), memoryview(bytearray(size))
 
     def cut(self, reader: Reader) -> Iterator[CutChunk]:
         """The chunks of everything that `reader` has left. Raises what `reader` raises."""
-        buffer, maximum = self._buffer, self._maximum
+        (buffer, other), maximum = self._buffers, self._maximum
         filled, ended = 0, False
         while not ended or filled:
             while filled < len(buffer) and not ended:
@@ -87,8 +91,8 @@ class Cutter:
                 yield CutChunk(blake3(chunk.data).digest(), chunk.length, chunk.data)
                 done += chunk.length
             left = filled - done
-            buffer[:left] = buffer[done:filled]
-            filled = left
+            other[:left] = buffer[done:filled]
+            buffer, other, filled = other, buffer, left
 
 
 def require_compiled_core() -> None:

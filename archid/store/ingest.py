@@ -1,0 +1,268 @@
+"""Publishing a folder: its entries in, an immutable tree and a manifest out.
+
+Entries come in path order, files as open descriptors. Everything is copied into a staging folder
+while it is chunked, so that what is published cannot change any more, and the tree appears with
+one rename after one sync. Walking the folder is the client's part; numbering, signing and
+recording the version is central's; how one file is read is `archid.store.intake`'s.
+
+Methods block; call them from a worker thread, one call at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from archid.errors import Interrupted
+from archid.log import get_logger
+from archid.store.chunking import Cutter
+from archid.store.errors import storage_error
+from archid.store.intake import Intake, PreviousVersion, SourceFile, TakenFile
+from archid.store.layout import StatePaths
+from archid.store.placing import place_tree
+from archid.store.tree_folder import FOLDER_MODE, TreeFolder, remove_tree
+from protocol.chunking_profile import DEFAULT_PROFILE
+from protocol.ids import FleetId, PieceId
+from protocol.layout import Layout
+from protocol.manifest import ManifestRoot
+from protocol.manifest_builder import ManifestBuilder
+from protocol.paths import TreeShape
+from protocol.pieces import table_rows
+
+log = get_logger(__name__)
+
+STAGING_PREFIX: Final = ".publish-"
+_PARALLEL_BYTES: Final = 256 << 10
+"""A batch below this is not worth handing to another thread."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What came of it. When `unchanged`, `root` is the previous version's and `pieces` is empty."""
+
+    root: ManifestRoot
+    pieces: Mapping[PieceId, bytes]
+    unchanged: bool
+    new_bytes: int
+    linked_files: int
+
+
+class Ingest:
+    """One publication. Use it as a context manager: what is not finished leaves nothing behind.
+
+    `files`, `bytes` and `new_bytes` may be read from any thread while it runs; `new_bytes` counts
+    distinct chunks that the previous version does not have.
+    """
+
+    def __init__(
+        self,
+        paths: StatePaths,
+        fleet: FleetId,
+        kind: str,
+        name: str,
+        version: int,
+        *,
+        previous: Layout | None = None,
+        profile: int = DEFAULT_PROFILE,
+        threads: int = 2,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """`progress` is called with (bytes, files) so far, from the threads that read.
+
+        Raises PathRefused for a kind or a name that cannot be, StorageError.
+        """
+        self.files = self.bytes = self.new_bytes = 0
+        self._paths = paths
+        self._builder = ManifestBuilder(fleet, kind, name, version, profile=profile)
+        self._shape = TreeShape()
+        self._profile = profile
+        self._previous = previous
+        self._progress = progress
+        self._folders: list[str] = []
+        self._linked_files = 0
+        self._known: set[bytes] = set()
+        if previous is not None:
+            self._known = {previous.chunk(at).id for at in previous.distinct_chunks()}
+        self._counting = threading.Lock()
+        self._stopped = threading.Event()
+        self._finished = self._closed = False
+        self._intakes: list[Intake] = []
+        cutters = [Cutter(profile) for _ in range(max(1, threads))]
+        self._pool = ThreadPoolExecutor(len(cutters), thread_name_prefix="ingest")
+        version_before = None
+        if previous is not None:
+            version_before = PreviousVersion(previous, paths.tree(previous.manifest))
+        try:
+            self._path = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=paths.staging))
+            self._folder = TreeFolder.at(self._path)
+        except OSError as error:
+            raise storage_error(error, paths.staging) from error
+        self._intakes += [
+            Intake(self._folder.again(), self._path, cutter, version_before, self._tick)
+            for cutter in cutters
+        ]
+
+    def add_folder(self, path: str) -> None:
+        """A folder, before what it holds; raises PathRefused, StorageError."""
+        self._shape.add_folder(path)
+        self._builder.add_folder(path)
+        try:
+            self._folder.folder(path, create=True)
+        except OSError as error:
+            raise storage_error(error, self._path / path) from error
+        self._folders.append(path)
+
+    def add_link(self, path: str, target: str) -> None:
+        """A symbolic link; raises PathRefused, StorageError."""
+        self._shape.add_link(path, target)
+        self._builder.add_link(path, target)
+        try:
+            self._folder.make_link(path, target)
+        except OSError as error:
+            raise storage_error(error, self._path / path) from error
+
+    def add_file(self, path: str, descriptor: int, *, executable: bool, mtime_ns: int) -> None:
+        """A file that is open for reading; raises as `Intake.take` does, and PathRefused."""
+        self.add_files([SourceFile(path, descriptor, executable, mtime_ns)])
+
+    def add_files(self, batch: Sequence[SourceFile]) -> None:
+        """Several files, read by several threads; the descriptors stay the caller's to close."""
+        for source in batch:
+            self._shape.add_file(source.path)
+        if len(self._intakes) > 1 and len(batch) > 1 and _worth_sharing(batch):
+            taken = self._take_together(batch)
+        else:
+            taken = [self._take(self._intakes[0], source) for source in batch]
+        for file in taken:
+            self._builder.add_file_table(
+                file.path, executable=file.executable, mtime_ns=file.mtime_ns, table=file.table
+            )
+            self._linked_files += file.linked
+
+    def finish(
+        self, keep: Callable[[ManifestRoot, Mapping[PieceId, bytes]], None] | None = None
+    ) -> Ingested:
+        """Make the manifest and let the tree appear; then the ingest is closed.
+
+        `keep` is given the root and its pieces before the sync that makes the tree durable, so
+        that documents it writes to the same file system are synced along. When nothing changed
+        since the previous version there is no new tree and `keep` is not called. Raises
+        PathRefused when a link leaves the tree through others, and StorageError.
+        """
+        root, pieces = self._builder.finish()
+        before = None if self._previous is None else self._previous.root
+        if before is not None and (root.kind, root.pieces) == (before.kind, before.pieces):
+            self.abort()
+            return Ingested(before, {}, True, 0, self._linked_files)
+        try:
+            for path in reversed(self._folders):
+                os.fchmod(self._folder.folder(path), FOLDER_MODE)
+        except OSError as error:
+            raise storage_error(error, self._path) from error
+        if keep is not None:
+            keep(root, pieces)
+        self._close()
+        place_tree(self._path, self._paths.tree(root.id))
+        self._finished = True
+        return Ingested(root, pieces, False, self.new_bytes, self._linked_files)
+
+    def cancel(self) -> None:
+        """Let a call that is under way in another thread raise Interrupted soon."""
+        self._stopped.set()
+
+    def abort(self) -> None:
+        """Remove what was staged; after `finish` or a second time it does nothing."""
+        if self._finished:
+            return
+        self._finished = True
+        self._close()
+        try:
+            remove_tree(self._path)
+        except OSError as error:
+            log.warning("staging_left_behind", path=str(self._path), why=error.strerror)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.abort()
+
+    def _take(self, intake: Intake, source: SourceFile) -> TakenFile:
+        taken = intake.take(source)
+        with self._counting:
+            self.files += 1
+            for chunk, length in table_rows(taken.table):
+                if chunk not in self._known:
+                    self._known.add(chunk)
+                    self.new_bytes += length
+        self._tick(0)
+        return taken
+
+    def _take_together(self, batch: Sequence[SourceFile]) -> list[TakenFile]:
+        """Every thread takes the next file that nobody has; results in the batch's order."""
+        taken: dict[int, TakenFile] = {}
+        waiting = iter(enumerate(batch))
+        failed = threading.Event()
+
+        def work(intake: Intake) -> None:
+            while not failed.is_set():
+                with self._counting:
+                    item = next(waiting, None)
+                if item is None:
+                    return
+                at, source = item
+                try:
+                    taken[at] = self._take(intake, source)
+                except BaseException:
+                    failed.set()
+                    raise
+
+        running = [self._pool.submit(work, intake) for intake in self._intakes]
+        errors = [error for future in running if (error := future.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return [taken[at] for at in range(len(batch))]
+
+    def _tick(self, count: int) -> None:
+        if self._stopped.is_set():
+            raise Interrupted("Publishing was stopped", remedy="Publish the folder again")
+        with self._counting:
+            self.bytes += count
+        if self._progress is not None:
+            self._progress(self.bytes, self.files)
+
+    def _close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._pool.shutdown()
+        for intake in self._intakes:
+            intake.close()
+        self._folder.close()
+
+
+def remove_leftovers(paths: StatePaths) -> int:
+    """Remove what a killed process was publishing; returns how many. Raises StorageError."""
+    count = 0
+    for path in paths.staging.glob(f"{STAGING_PREFIX}*"):
+        try:
+            remove_tree(path)
+        except OSError as error:
+            raise storage_error(error, path) from error
+        count += 1
+    return count
+
+
+def _worth_sharing(batch: Sequence[SourceFile]) -> bool:
+    total = 0
+    for source in batch:
+        with contextlib.suppress(OSError):
+            total += os.fstat(source.descriptor).st_size
+    return total >= _PARALLEL_BYTES

@@ -1,0 +1,359 @@
+"""Taking one file into a tree that is being published: read once, cut, hashed and copied.
+
+The caller gives an open descriptor, so that reading happens with the rights of whoever opened
+it and nothing is opened by name twice. A file that does not hold still is refused rather than
+published half new. What is unchanged since the previous version becomes a hard link to the file
+there, whose bytes are hashed first; where extents can be shared they are, and then it is the
+shared copy that is hashed. Which files there are, and in which order, is `archid.store.ingest`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from archid.errors import UsageError
+from archid.store import syscalls
+from archid.store.chunk_reading import check_chunks, chunks_of
+from archid.store.chunking import Cutter
+from archid.store.errors import (
+    ChangedWhileReading,
+    FileUnreadable,
+    NotPublishable,
+    storage_error,
+)
+from archid.store.tree_folder import TreeFolder
+from protocol.ids import DIGEST_BYTES
+from protocol.layout import FileEntry, Layout
+from protocol.limits import MAX_FILE_BYTES
+from protocol.pieces import MAX_MTIME_NS
+
+_WRITE_BEHIND_BYTES: Final = 8 << 20
+"""Files from this size on are written by a second thread; below, starting it costs more."""
+_NO_LINK: Final = frozenset({errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP})
+
+
+class SourceFile(NamedTuple):
+    """A file to publish: its path in the tree, and a descriptor open for reading."""
+
+    path: str
+    descriptor: int
+    executable: bool
+    mtime_ns: int
+
+
+class TakenFile(NamedTuple):
+    """A file that is in the tree now. `table` has a row of 36 bytes a chunk."""
+
+    path: str
+    executable: bool
+    mtime_ns: int
+    table: bytes
+    size_bytes: int
+    linked: bool
+
+
+class PreviousVersion:
+    """The version before, by path. `tree` may be missing; then nothing is linked to it."""
+
+    def __init__(self, layout: Layout, tree: Path) -> None:
+        self.layout = layout
+        self.tree = tree
+        self._files = {file.path: file for file in layout.files}
+
+    def file(self, path: str) -> FileEntry | None:
+        """The file that had this path."""
+        return self._files.get(path)
+
+
+class Intake:
+    """What one thread needs to take files: a cutter and folders of its own."""
+
+    def __init__(
+        self,
+        folder: TreeFolder,
+        where: Path,
+        cutter: Cutter,
+        previous: PreviousVersion | None,
+        tick: Callable[[int], None],
+    ) -> None:
+        """`tick` is told the bytes of every read, and may raise to stop."""
+        self._folder = folder
+        self._where = where
+        self._cutter = cutter
+        self._previous = previous
+        self._previous_folder: TreeFolder | None = None
+        if previous is not None:
+            # Without its tree the previous version still tells which times to keep.
+            with contextlib.suppress(OSError):
+                self._previous_folder = TreeFolder.at(previous.tree)
+        self._tick = tick
+        self._writer: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        """Close the folders."""
+        if self._writer is not None:
+            self._writer.shutdown()
+        self._folder.close()
+        if self._previous_folder is not None:
+            self._previous_folder.close()
+
+    def take(self, source: SourceFile) -> TakenFile:
+        """Put a copy of the file into the tree, with its final mode and time.
+
+        Raises NotPublishable, FileUnreadable, ChangedWhileReading, UsageError (too large),
+        StorageError (DiskFull and its kin).
+        """
+        try:
+            before = os.fstat(source.descriptor)
+        except OSError as error:
+            raise FileUnreadable(source.path, error) from error
+        _check_publishable(source.path, before)
+        old = None if self._previous is None else self._previous.file(source.path)
+        if old is not None and self._is_unchanged(source, before, old) and self._link(source, old):
+            table = self._table_of(old)
+            self._check_still(source, before)
+            return TakenFile(
+                source.path, old.executable, old.mtime_ns, table, before.st_size, linked=True
+            )
+        try:
+            fd = self._folder.create_file(source.path, 0o600)
+        except OSError as error:
+            raise storage_error(error, self._where / source.path) from error
+        try:
+            table = self._copy(source, before, fd)
+            self._check_still(source, before)
+            mtime_ns = min(max(source.mtime_ns, 0), MAX_MTIME_NS)
+            if (
+                old is not None
+                and old.executable == source.executable
+                and table == self._table_of(old)
+            ):
+                mtime_ns = old.mtime_ns
+            os.fchmod(fd, 0o555 if source.executable else 0o444)
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+        except OSError as error:
+            raise storage_error(error, self._where / source.path) from error
+        finally:
+            os.close(fd)
+        return TakenFile(
+            source.path, source.executable, mtime_ns, table, before.st_size, linked=False
+        )
+
+    def _copy(self, source: SourceFile, before: os.stat_result, fd: int) -> bytes:
+        if before.st_size and syscalls.clone_file(source.descriptor, fd):
+            # The clone holds still, so it is what gets hashed.
+            return self._cut(_Reader(source.path, fd, os.fstat(fd).st_size, self._tick))
+        target = self._where / source.path
+        reader = _CopyingReader(source, before, fd, target=target, tick=self._tick)
+        if before.st_size < _WRITE_BEHIND_BYTES:
+            return self._cut(reader)
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest-write")
+        with reader.writing_behind(self._writer):
+            return self._cut(reader)
+
+    def _cut(self, reader: _Reader) -> bytes:
+        table = bytearray()
+        for chunk in self._cutter.cut(reader):
+            table += chunk.id
+            table += chunk.length.to_bytes(4, "big")
+        return bytes(table)
+
+    def _is_unchanged(self, source: SourceFile, before: os.stat_result, old: FileEntry) -> bool:
+        """Whether the bytes are the old ones; stops reading at the first chunk that differs."""
+        if (
+            self._previous is None
+            or self._previous_folder is None
+            or not before.st_size
+            or before.st_size != old.size_bytes
+            or source.executable != old.executable
+        ):
+            return False
+        ids = self._previous.layout.ids_of(old)
+        at = 0
+        # Not counted as progress: a file that turns out changed is read again from its start.
+        reader = _Reader(source.path, source.descriptor, before.st_size, _tick_nothing)
+        for chunk in self._cutter.cut(reader):
+            if ids[at : at + DIGEST_BYTES] != chunk.id:
+                return False
+            at += DIGEST_BYTES
+            self._tick(0)
+        return at == len(ids)
+
+    def _link(self, source: SourceFile, old: FileEntry) -> bool:
+        """Hard-link the old file, if it still is what the previous manifest says."""
+        if self._previous is None or self._previous_folder is None:
+            return False
+        layout = self._previous.layout
+        try:
+            fd = self._previous_folder.open_file(old.path)
+        except OSError:
+            return False
+        try:
+            info = os.fstat(fd)
+            if (stat.S_IMODE(info.st_mode), info.st_mtime_ns, info.st_size) != (
+                old.mode,
+                old.mtime_ns,
+                old.size_bytes,
+            ):
+                return False
+            for checked in check_chunks(fd, layout, chunks_of(old)):
+                if checked.data is None:
+                    return False
+                self._tick(0)
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+        above, _, name = source.path.rpartition("/")
+        try:
+            os.link(
+                name,
+                name,
+                src_dir_fd=self._previous_folder.folder(above),
+                dst_dir_fd=self._folder.folder(above, create=True),
+                follow_symlinks=False,
+            )
+        except OSError as error:
+            if error.errno in _NO_LINK:
+                return False
+            raise storage_error(error, self._where / source.path) from error
+        self._tick(old.size_bytes)
+        return True
+
+    def _table_of(self, old: FileEntry) -> bytes:
+        return b"" if self._previous is None else self._previous.layout.table_of(old)
+
+    def _check_still(self, source: SourceFile, before: os.stat_result) -> None:
+        after = os.fstat(source.descriptor)
+        if after.st_size != before.st_size:
+            how = "was truncated" if after.st_size < before.st_size else "grew"
+            raise ChangedWhileReading(source.path, how)
+        if (after.st_mtime_ns, after.st_ctime_ns) != (before.st_mtime_ns, before.st_ctime_ns):
+            raise ChangedWhileReading(source.path, "was changed")
+
+
+class _Reader:
+    """Reads a descriptor to the size it had, whatever position it shares with other processes."""
+
+    def __init__(self, path: str, fd: int, size_bytes: int, tick: Callable[[int], None]) -> None:
+        self._path = path
+        self._fd = fd
+        self._size = size_bytes
+        self._tick = tick
+        self._offset = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As io.RawIOBase.readinto."""
+        wanted = min(len(buffer), self._size - self._offset)
+        if not wanted:
+            return 0
+        try:
+            count = os.preadv(self._fd, [buffer[:wanted]], self._offset)
+        except OSError as error:
+            raise FileUnreadable(self._path, error) from error
+        if not count:
+            raise ChangedWhileReading(self._path, "was truncated")
+        self._keep(buffer[:count], self._offset)
+        self._offset += count
+        self._tick(count)
+        return count
+
+    def _keep(self, data: memoryview, offset: int) -> None:
+        """Nothing: the bytes are only looked at."""
+
+
+class _CopyingReader(_Reader):
+    """Also writes what it reads; holes stay holes."""
+
+    def __init__(
+        self,
+        source: SourceFile,
+        before: os.stat_result,
+        target_fd: int,
+        *,
+        target: Path,
+        tick: Callable[[int], None],
+    ) -> None:
+        super().__init__(source.path, source.descriptor, before.st_size, tick)
+        self._target_fd = target_fd
+        self._target = target
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+        self._ranges: list[tuple[int, int]] | None = None
+        if before.st_blocks * 512 < before.st_size:
+            self._ranges = list(syscalls.data_ranges(source.descriptor, before.st_size))
+            os.ftruncate(target_fd, before.st_size)
+
+    @contextlib.contextmanager
+    def writing_behind(self, writer: ThreadPoolExecutor) -> Iterator[None]:
+        """Write in another thread while the caller cuts; all is written when this ends."""
+        self._writer = writer
+        try:
+            yield
+        except BaseException:
+            # The descriptor is about to be closed; nobody may write to its number then.
+            if self._pending is not None:
+                self._pending.exception()
+            raise
+        self._wait()
+
+    def _keep(self, data: memoryview, offset: int) -> None:
+        if self._writer is None:
+            self._write(data, offset)
+            return
+        # At most one write is under way: the cutter's two buffers allow no more.
+        self._wait()
+        self._pending = self._writer.submit(self._write, data, offset)
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        try:
+            if self._ranges is None:
+                syscalls.pwrite_all(self._target_fd, data, offset)
+                return
+            end = offset + len(data)
+            while self._ranges and self._ranges[0][0] < end:
+                start, stop = self._ranges[0]
+                first, last = max(start, offset), min(stop, end)
+                if first < last:
+                    part = data[first - offset : last - offset]
+                    syscalls.pwrite_all(self._target_fd, part, first)
+                if stop > end:
+                    break
+                self._ranges.pop(0)
+        except OSError as error:
+            raise storage_error(error, self._target, needed_bytes=len(data)) from error
+
+
+def _tick_nothing(_: int) -> None:
+    return
+
+
+def _check_publishable(path: str, info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        kinds = {
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFIFO: "a named pipe",
+            stat.S_IFCHR: "a device",
+            stat.S_IFBLK: "a device",
+            stat.S_IFDIR: "a folder where a file was announced",
+        }
+        raise NotPublishable(path, kinds.get(stat.S_IFMT(info.st_mode), "something else"))
+    if info.st_size > MAX_FILE_BYTES:
+        raise UsageError(
+            f"The file {path} has {info.st_size:,} bytes; at most {MAX_FILE_BYTES:,} can be"
+            " published",
+            remedy="Split it",
+        )
