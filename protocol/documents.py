@@ -72,8 +72,8 @@ class Document:
 
 
 @dataclass(frozen=True)
-class _TreeRoot(Document):
-    """The root of a tree of leaves, one a node, sorted by node id."""
+class TreeRoot(Document):
+    """The signed root of a tree of leaves, one a node, sorted by node id (`protocol.grants`)."""
 
     MAX_BYTES: ClassVar[int] = MAX_GRANTS_ROOT_BYTES - MAX_SIGNATURES_BYTES
 
@@ -100,7 +100,7 @@ class _TreeRoot(Document):
 
 
 @dataclass(frozen=True)
-class GrantsRoot(_TreeRoot):
+class GrantsRoot(TreeRoot):
     """Signed by the role `grants`: who is who, and which release is for whom.
 
     `index` is the paged list of `protocol.paged.GrantsRow`s, for REPOs.
@@ -110,7 +110,7 @@ class GrantsRoot(_TreeRoot):
 
 
 @dataclass(frozen=True)
-class SyncsRoot(_TreeRoot):
+class SyncsRoot(TreeRoot):
     """Signed by the role `sync`: which synchronisation documents go with which release."""
 
     TYPE: ClassVar[str] = "syncs"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
 from protocol.canonical import Fields, Value, pack
-from protocol.documents import Document, GrantsRoot
+from protocol.documents import Document, TreeRoot
 from protocol.errors import FormatError, LimitExceeded, TrustError
 from protocol.facts import Entry, NodeFacts, ReleaseHeader, SyncItem, decode_item
 from protocol.ids import DocumentId, NodeId, ReleaseId, TreeHash
@@ -65,7 +65,7 @@ class LeafDocument(Document):
     path: tuple[TreeHash, ...]
     grants_root: DocumentId
 
-    def verify(self, grants_root: GrantsRoot) -> Leaf:
+    def verify(self, grants_root: TreeRoot) -> Leaf:
         """Check the path and read the items.
 
         Raises ProofInvalid when the leaf is not whole under that root, FormatError when an item
@@ -144,7 +144,7 @@ class Proof(Document):
     entry_index: int = 0
     entry_path: tuple[TreeHash, ...] = ()
 
-    def verify(self, grants_root: GrantsRoot) -> tuple[NodeFacts, Entry | None]:
+    def verify(self, grants_root: TreeRoot) -> tuple[NodeFacts, Entry | None]:
         """What the proof proves under that root.
 
         Raises ProofInvalid when a path does not lead there, FormatError when what it leads to
@@ -297,7 +297,7 @@ def _root(leaf: TreeHash, index: int, count: int, path: Sequence[TreeHash]) -> T
 
 
 def _check_path(
-    grants_root: GrantsRoot,
+    grants_root: TreeRoot,
     *,
     named: DocumentId,
     leaf: TreeHash,
