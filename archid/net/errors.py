@@ -48,6 +48,10 @@ class PeerNotAdmitted(TrustFailure):
         self.text = text
 
 
+class ConnectedToSelf(PeerNotAdmitted):
+    """The address that was dialled is one of this node's own."""
+
+
 class TlsRefused(TrustFailure):
     """The TLS handshake failed: another fleet, no certificate, an old protocol, or no TLS."""
 

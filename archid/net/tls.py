@@ -80,6 +80,7 @@ class TLSStream:
         self._closed = False
         self._ended = False
         self._said_goodbye = False
+        self._send_broken = False
         self.wire_bytes_received = 0
         self.wire_bytes_sent = 0
 
@@ -100,6 +101,11 @@ class TLSStream:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can come: the peer said goodbye, or the stream is closed."""
+        return self._closed or self._ended
 
     async def do_handshake(self) -> None:
         """Agree on keys and certificates. Raises TlsRefused or PeerLost, and is then closed.
@@ -191,18 +197,24 @@ class TLSStream:
     async def send_all(self, parts: Iterable[Buffer]) -> None:
         """Send the buffers one after the other, without joining them into one.
 
-        Returns when the kernel has taken everything. Raises PeerLost; a failed or cancelled
-        send closes the stream.
+        Returns when the kernel has taken everything. Raises PeerLost: then nothing more can be
+        sent. A cancelled send closes the stream.
         """
         async with self._send_lock:
             await trio.lowlevel.checkpoint()
             self._check_open()
+            if self._send_broken:
+                raise PeerLost(f"Nothing can be sent to {self.remote} any more")
             try:
                 for record in _records(parts):
                     self._write(record)
                     if self._outgoing.pending >= BATCH_BYTES:
                         await self._flush()
                 await self._flush()
+            except PeerLost:
+                # What the peer sent before, an alert perhaps, can still be received.
+                self._send_broken = True
+                raise
             except BaseException:
                 self.close()
                 raise

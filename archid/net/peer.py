@@ -1,0 +1,312 @@
+"""A member of the fleet at the other end of a connection: asking it, answering it, telling it.
+
+Answers go to who asked; the peer's requests and announcements go into bounded channels. Nothing
+is decided here: the machine in `protocol.connection` says what is allowed, the doorkeeper who is
+believed (`archid.net.admission`), and whoever holds the peer answers its requests.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar, cast, overload
+
+import trio
+
+from archid.errors import ArchidError
+from archid.net.errors import PeerRefused, PeerTooSlow
+from archid.net.pump import Pump
+from archid.net.settings import PeerSettings
+from archid.net.tls import TLSStream
+from protocol.connection import Connection
+from protocol.connection_events import (
+    Admitted,
+    Event,
+    HelloReceived,
+    MessageReceived,
+    ProofReceived,
+)
+from protocol.connection_states import Side, State
+from protocol.envelope import PublicKey
+from protocol.facts import NodeFacts
+from protocol.ids import NodeId
+from protocol.limits import MAX_OUTSTANDING_REQUESTS
+from protocol.messages import (
+    Answer,
+    Cancel,
+    ErrorCode,
+    Hello,
+    Message,
+    Pong,
+    Refused,
+    Request,
+    SpanAnswer,
+)
+
+A = TypeVar("A", bound=Answer)
+
+_NOTICES: Final = 64
+_STEPS: Final = 16
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What went through one connection, or through several added up."""
+
+    received_bytes: int = 0
+    """On the wire, TLS included."""
+    sent_bytes: int = 0
+    span_bytes_received: int = 0
+    """Payload of spans alone."""
+    span_bytes_sent: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.received_bytes + other.received_bytes,
+            self.sent_bytes + other.sent_bytes,
+            self.span_bytes_received + other.span_bytes_received,
+            self.span_bytes_sent + other.span_bytes_sent,
+        )
+
+
+@dataclass
+class _Waiting:
+    """A request of ours that is not fully answered."""
+
+    request: Request
+    answers: list[Answer] = field(default_factory=list)
+    error: ArchidError | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+
+
+class Peer(Pump):
+    """The other end of an admitted connection; made by `archid.net.admission.open_peer`.
+
+    `requests` gives the peer's requests; each must be answered once, with `answer` or `refuse`.
+    `notices` gives HeadAnnounce, HaveUpdate and PeerHints. Both must be read all the time: while
+    notices are full nothing more is read from the peer. Both end when the connection does.
+    """
+
+    def __init__(
+        self,
+        stream: TLSStream,
+        connection: Connection,
+        settings: PeerSettings,
+        *,
+        key: PublicKey,
+        since_s: float,
+    ) -> None:
+        super().__init__(stream, connection, settings)
+        self.key = key
+        self.since_s = since_s
+        self._facts: NodeFacts | None = None
+        self._waiting: dict[int, _Waiting] = {}
+        self._slot_freed = trio.Event()
+        self._cancelled: set[int] = set()
+        # The machine bounds the peer's open requests, so that these two never overflow.
+        most = MAX_OUTSTANDING_REQUESTS
+        self._requests_in, self.requests = trio.open_memory_channel[Request](most)
+        self._early_in, self.early_requests = trio.open_memory_channel[Request](most)
+        self._notices_in, self.notices = trio.open_memory_channel[Message](_NOTICES)
+        self._steps_in, self.steps = trio.open_memory_channel[Event](_STEPS)
+        self._span_bytes_received = 0
+        self._span_bytes_sent = 0
+
+    # Who it is
+
+    @property
+    def facts(self) -> NodeFacts:
+        """Who the peer is, as its proof showed."""
+        if self._facts is None:
+            raise RuntimeError("the peer has not proven anything yet")
+        return self._facts
+
+    @property
+    def node(self) -> NodeId:
+        return self.facts.node
+
+    @property
+    def hello(self) -> Hello:
+        """What the peer said first."""
+        if self.connection.peer_hello is None:
+            raise RuntimeError("the peer has not said hello yet")
+        return self.connection.peer_hello
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What both ends can do beyond the protocol's version."""
+        return self.connection.features
+
+    @property
+    def dialled(self) -> bool:
+        """Whether this node made the connection."""
+        return self.connection.side is Side.CLIENT
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic(
+            self.stream.wire_bytes_received,
+            self.stream.wire_bytes_sent,
+            self._span_bytes_received,
+            self._span_bytes_sent,
+        )
+
+    def __repr__(self) -> str:
+        who = self._facts.name if self._facts else "unproven"
+        return f"<Peer {who} at {self.remote}>"
+
+    # Asking
+
+    @overload
+    async def request(self, message: Request, *, timeout_s: float | None = None) -> Answer: ...
+
+    @overload
+    async def request(
+        self, message: Request, answer_type: type[A], *, timeout_s: float | None = None
+    ) -> A: ...
+
+    async def request(
+        self,
+        message: Request,
+        answer_type: type[Answer] = Answer,
+        *,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Send a request under a new number and return its answer.
+
+        `answer_type` only tells a type checker what the machine makes sure of anyway. Raises
+        PeerRefused, PeerTooSlow after `timeout_s` (the settings have a default), PeerLost.
+        A cancelled wait tells the peer that the answer is no longer needed.
+        """
+        [answer] = await self.request_all(message, timeout_s=timeout_s)
+        if not isinstance(answer, answer_type):
+            raise TypeError(f"{type(message).__name__} is not answered by {answer_type.__name__}")
+        return answer
+
+    async def request_all(
+        self, message: Request, *, timeout_s: float | None = None
+    ) -> list[Answer]:
+        """The same for requests whose answer has several parts (GetPieces)."""
+        limit_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
+        number = 0
+        try:
+            with trio.move_on_after(limit_s):
+                await self._wait_for_slot()
+                # No await from taking the number to sending: numbers go out in their order.
+                number = self.connection.next_request()
+                waiting = self._waiting[number] = _Waiting(_numbered(message, number))
+                self.push(waiting.request)
+                await waiting.done.wait()
+                if waiting.error is not None:
+                    raise waiting.error
+                return waiting.answers
+        finally:
+            unanswered = self._waiting.pop(number, None)
+            if unanswered and not unanswered.done.is_set() and not self.closed.is_set():
+                self.push(Cancel(number))
+        raise PeerTooSlow(
+            f"{self.remote} did not answer {type(message).__name__} within {limit_s:g} seconds"
+        )
+
+    async def _wait_for_slot(self) -> None:
+        await self.outbox.wait_for_room()
+        while self.connection.open_requests >= MAX_OUTSTANDING_REQUESTS:
+            await self._slot_freed.wait()
+
+    # Answering and telling
+
+    async def answer(self, message: Answer | Refused) -> None:
+        """Answer one of the peer's requests; waits while too much is queued. Raises PeerLost.
+
+        An answer to a request that the peer has cancelled is not sent.
+        """
+        await self.outbox.wait_for_room()
+        self._cancelled.discard(message.request)
+        if isinstance(message, SpanAnswer):
+            self._span_bytes_sent += len(message.data)
+        self.push(message)
+
+    async def refuse(self, request: Request, code: ErrorCode, text: str) -> None:
+        """Answer a request with no. Raises PeerLost."""
+        await self.answer(Refused(request.request, code, text))
+
+    def still_wants(self, request: Request) -> bool:
+        """Whether the peer has not cancelled it; if it has, any refusal will do."""
+        return request.request not in self._cancelled
+
+    async def announce(self, message: Message) -> None:
+        """Send a message that has no answer; waits while too much is queued. Raises PeerLost."""
+        await self.outbox.wait_for_room()
+        self.push(message)
+
+    # For archid.net.admission
+
+    def admit(self, facts: NodeFacts) -> None:
+        """Tell the peer that it is believed. Raises PeerLost."""
+        if self.connection.state is State.CLOSED:
+            raise self.gone()
+        self._facts = facts
+        events = self.connection.admit()
+        self.flush()
+        for event in events:
+            self._step(event)
+
+    def _step(self, event: Event) -> None:
+        if isinstance(event, Admitted):
+            self._trusted = True
+            self._early_in.close()
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self._steps_in.send_nowait(event)
+
+    # What comes in
+
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, MessageReceived):
+            await self._receive(event.message, event.request)
+        elif isinstance(event, HelloReceived | ProofReceived | Admitted):
+            self._step(event)
+        self._slot_freed.set()
+        self._slot_freed = trio.Event()
+
+    async def _receive(self, message: Message, request: Request | None) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if isinstance(message, Answer | Refused):
+                if request is not None:
+                    self._take_answer(message)
+            elif isinstance(message, Request):
+                early = self.connection.state is not State.ADMITTED
+                (self._early_in if early else self._requests_in).send_nowait(message)
+            elif isinstance(message, Cancel):
+                self._cancelled.add(message.request)
+            elif not isinstance(message, Pong):
+                await self._notices_in.send(message)
+
+    def _take_answer(self, message: Answer | Refused) -> None:
+        waiting = self._waiting.get(message.request)
+        if waiting is None:
+            return
+        if isinstance(message, SpanAnswer):
+            self._span_bytes_received += len(message.data)
+        if isinstance(message, Refused):
+            waiting.error = PeerRefused(self.remote, message.code, message.text)
+            waiting.done.set()
+        else:
+            waiting.answers.append(message)
+            if len(waiting.answers) == waiting.request.answer_count:
+                waiting.done.set()
+
+    def on_end(self) -> None:
+        for waiting in self._waiting.values():
+            waiting.error = self.gone()
+            waiting.done.set()
+        self._slot_freed.set()
+        for channel in (self._requests_in, self._early_in):
+            channel.close()
+        self._notices_in.close()
+        self._steps_in.close()
+
+
+def _numbered(message: Request, number: int) -> Request:
+    """The same request under this number. All messages are dataclasses; their base is not."""
+    numbered: Request = replace(cast("Any", message), request=number)
+    return numbered
