@@ -1,0 +1,332 @@
+"""The planner's rules one by one, then on a small simulated set of peers."""
+
+from __future__ import annotations
+
+import heapq
+import time
+
+import pytest
+
+from protocol.fetch import (
+    COMPLETE,
+    AskSpan,
+    CancelSpan,
+    DropPeer,
+    DropReason,
+    FetchEffect,
+    FetchPlan,
+    Finished,
+    PeerHas,
+    PeerJoined,
+    PeerLost,
+    SpanCorrupt,
+    SpanKey,
+    SpanReceived,
+    SpanRefused,
+    Tick,
+    WakeAt,
+    replay,
+)
+from protocol.fetch_peer import GIVE_UP_S
+from protocol.messages import ErrorCode
+
+A, B, C = b"a", b"b", b"c"
+SPAN_BYTES = 1 << 20
+
+
+def keys(count: int) -> list[SpanKey]:
+    return [SpanKey(i // 27, i % 27) for i in range(count)]
+
+
+def plan_of(count: int, **options: object) -> FetchPlan:
+    return FetchPlan(keys(count), [SPAN_BYTES] * count, log_limit=None, **options)  # type: ignore[arg-type]
+
+
+def asks(effects: list[FetchEffect], peer: bytes | None = None) -> list[SpanKey]:
+    return [e.span for e in effects if isinstance(e, AskSpan) and peer in (None, e.peer)]
+
+
+def wakes(effects: list[FetchEffect]) -> list[float]:
+    return [effect.at for effect in effects if isinstance(effect, WakeAt)]
+
+
+def test_one_peer_is_asked_within_its_window_and_in_order() -> None:
+    plan = plan_of(5, window=2)
+    first = plan.step(PeerJoined(A, COMPLETE), now=0)
+    assert asks(first) == keys(5)[:2]
+    assert asks(plan.step(SpanReceived(A, keys(5)[0]), now=1)) == [keys(5)[2]]
+    assert plan.missing_spans == 4
+    assert plan.missing_bytes == 4 * SPAN_BYTES
+
+
+def test_the_window_counts_bytes_too() -> None:
+    plan = plan_of(5, window=4, window_bytes=2 * SPAN_BYTES)
+    assert len(asks(plan.step(PeerJoined(A, COMPLETE), now=0))) == 2
+    tiny = plan_of(5, window=4, window_bytes=1)
+    assert len(asks(tiny.step(PeerJoined(A, COMPLETE), now=0))) == 1
+
+
+def test_it_says_finished_once() -> None:
+    plan = plan_of(1)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    assert plan.step(SpanReceived(A, keys(1)[0]), now=1) == [Finished()]
+    assert plan.finished
+    assert plan.step(Tick(), now=2) == []
+
+
+def test_what_is_held_is_never_asked_for() -> None:
+    plan = plan_of(3, held=frozenset(keys(3)[:2]))
+    assert asks(plan.step(PeerJoined(A, COMPLETE), now=0)) == [keys(3)[2]]
+    nothing = plan_of(3, held=frozenset(keys(3)))
+    assert nothing.step(Tick(), now=0) == [Finished()]
+
+
+def test_the_rarest_span_of_partial_holders_comes_first() -> None:
+    plan = plan_of(4, window=1)
+    one, two, three, four = keys(4)
+    plan.step(PeerJoined(A, frozenset({one})), now=0)  # asked for one
+    plan.step(PeerJoined(B, frozenset({two, three})), now=0)  # asked for two
+    plan.step(PeerJoined(C, frozenset({one, two, three, four})), now=0)
+    assert list(plan.peers[C].asked) == [plan._table.bit_of[four]]
+
+
+def test_a_holder_of_everything_is_asked_for_what_nobody_else_has() -> None:
+    plan = plan_of(3, window=1)
+    plan.step(PeerJoined(A, frozenset(keys(3)[:2])), now=0)
+    assert asks(plan.step(PeerJoined(B, COMPLETE), now=0)) == [keys(3)[2]]
+
+
+def test_priorities_come_before_rarity() -> None:
+    spans = keys(3)
+    plan = plan_of(3, window=1, priorities={spans[0]: 2, spans[1]: 1, spans[2]: 0})
+    assert asks(plan.step(PeerJoined(A, COMPLETE), now=0)) == [spans[2]]
+    assert asks(plan.step(SpanReceived(A, spans[2]), now=1)) == [spans[1]]
+
+
+def test_seeds_give_every_node_an_order_of_its_own() -> None:
+    def order(seed: bytes) -> list[SpanKey]:
+        return asks(plan_of(20, window=20, seed=seed).step(PeerJoined(A, COMPLETE), now=0))
+
+    assert order(b"one") == order(b"one")
+    assert order(b"one") != order(b"two")
+    assert set(order(b"one")) <= set(keys(20))
+
+
+def test_a_span_that_turns_up_is_asked_for_at_once() -> None:
+    plan = plan_of(2)
+    plan.step(PeerJoined(A, frozenset()), now=0)
+    assert plan.unobtainable_spans == 2
+    assert asks(plan.step(PeerHas(A, keys(2)[1]), now=1)) == [keys(2)[1]]
+    assert plan.unobtainable_spans == 1
+
+
+def test_what_a_lost_peer_owed_is_asked_elsewhere() -> None:
+    plan = plan_of(20, window=2)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    plan.step(PeerJoined(B, COMPLETE), now=0)
+    plan.step(PeerLost(A), now=1)
+    effects = plan.step(SpanReceived(B, keys(20)[2]), now=2)
+    assert asks(effects, B) == [keys(20)[0]]
+
+
+def test_a_silent_peers_spans_go_elsewhere_long_before_it_is_given_up() -> None:
+    plan = plan_of(2, window=2)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    first = plan.step(PeerJoined(B, COMPLETE), now=0)
+    asked: dict[float, list[SpanKey]] = {}
+    (now,) = wakes(plan.step(Tick(), now=0)) or wakes(first) or [1.0]
+    while len(asked) < 1:
+        effects = plan.step(Tick(), now=now)
+        if asks(effects, B):
+            asked[now] = asks(effects, B)
+        now = wakes(effects)[0] if wakes(effects) else now + 1
+    assert min(asked) < GIVE_UP_S / 10
+    effects = plan.step(SpanReceived(B, keys(2)[0]), now=now)
+    assert CancelSpan(A, keys(2)[0]) in effects
+
+
+def test_a_stalled_peer_gets_nothing_new_until_it_speaks() -> None:
+    plan = plan_of(30, window=2)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    assert asks(plan.step(Tick(), now=15)) == []
+    assert plan.peers[A].stalled
+    assert asks(plan.step(SpanReceived(A, keys(30)[0]), now=16), A) == [keys(30)[2]]
+    assert not plan.peers[A].stalled
+
+
+def test_a_peer_that_stays_silent_is_dropped() -> None:
+    plan = plan_of(3)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    effects = plan.step(Tick(), now=GIVE_UP_S)
+    assert effects == [DropPeer(A, DropReason.SILENT)]
+    assert asks(plan.step(PeerJoined(A, COMPLETE), now=GIVE_UP_S)) == keys(3)
+
+
+def test_wrong_bytes_are_not_asked_of_the_same_peer_again_and_end_in_a_drop() -> None:
+    plan = plan_of(4, window=1)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    seen = []
+    for turn in range(3):
+        span = keys(4)[turn]
+        effects = plan.step(SpanCorrupt(A, span), now=turn)
+        seen += asks(effects)
+    assert seen == keys(4)[1:3]
+    assert DropPeer(A, DropReason.CORRUPTS) in effects
+    assert plan.unobtainable_spans == 4
+
+
+@pytest.mark.parametrize("code", [ErrorCode.NOT_ENTITLED, ErrorCode.UNKNOWN_MANIFEST])
+def test_a_refusal_of_the_whole_manifest_puts_the_peer_out(code: ErrorCode) -> None:
+    plan = plan_of(3)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    effects = plan.step(SpanRefused(A, keys(3)[0], code), now=1)
+    assert effects == [DropPeer(A, DropReason.REFUSES)]
+    assert plan.step(SpanRefused(A, keys(3)[1], code), now=1) == []
+
+
+@pytest.mark.parametrize("code", [ErrorCode.UNKNOWN_SPAN, ErrorCode.CHUNK_CORRUPT])
+def test_a_span_that_a_peer_lacks_is_not_asked_of_it_again(code: ErrorCode) -> None:
+    plan = plan_of(2, window=1)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    assert asks(plan.step(SpanRefused(A, keys(2)[0], code), now=1)) == [keys(2)[1]]
+    plan.step(SpanReceived(A, keys(2)[1]), now=2)
+    assert plan.unobtainable_spans == 1
+
+
+def test_a_busy_peer_is_left_alone_for_longer_and_longer() -> None:
+    plan = plan_of(3, window=2)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    now, waits = 0.0, []
+    for _ in range(4):
+        owed = [plan._table.spans[bit] for bit in plan.peers[A].asked]
+        assert owed
+        for span in owed:
+            effects = plan.step(SpanRefused(A, span, ErrorCode.BUSY), now=now)
+            assert not asks(effects)
+        until = plan.peers[A].busy_until
+        waits.append(until - now)
+        assert asks(plan.step(Tick(), now=until - 0.01)) == []
+        assert asks(plan.step(Tick(), now=until))
+        now = until
+    assert waits == [0.5, 1.0, 2.0, 4.0]
+
+
+def test_the_last_spans_are_asked_twice_when_the_other_peer_is_much_slower() -> None:
+    plan = plan_of(6, window=2)
+    plan.step(PeerJoined(A, COMPLETE), now=0)  # 0 1
+    plan.step(PeerJoined(B, COMPLETE), now=0)  # 2 3
+    plan.step(SpanReceived(A, keys(6)[0]), now=10)  # slow: asked 4
+    plan.step(SpanReceived(B, keys(6)[2]), now=10.1)
+    plan.step(SpanReceived(B, keys(6)[3]), now=10.2)
+    effects = plan.step(SpanReceived(B, keys(6)[5]), now=10.3)
+    effects += plan.step(Tick(), now=10.4)
+    assert set(asks(effects, B)) <= {keys(6)[1], keys(6)[4]}
+    assert asks(effects, B)
+    span = asks(effects, B)[0]
+    assert CancelSpan(A, span) in plan.step(SpanReceived(B, span), now=10.5)
+
+
+def test_events_that_crossed_a_cancellation_are_harmless() -> None:
+    plan = plan_of(2)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    plan.step(SpanReceived(None, keys(2)[0]), now=0)
+    for event in (
+        SpanReceived(A, keys(2)[0]),
+        SpanReceived(b"nobody", keys(2)[0]),
+        SpanRefused(A, keys(2)[0], ErrorCode.CANCELLED),
+        SpanRefused(b"nobody", keys(2)[0], ErrorCode.NOT_ENTITLED),
+        SpanCorrupt(b"nobody", keys(2)[0]),
+        PeerLost(b"nobody"),
+        PeerHas(A, SpanKey(99, 99)),
+        SpanReceived(A, SpanKey(99, 99)),
+    ):
+        plan.step(event, now=1)
+    assert plan.missing_spans == 1
+
+
+def test_a_span_found_locally_is_cancelled_where_it_was_asked() -> None:
+    plan = plan_of(2)
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    assert CancelSpan(A, keys(2)[0]) in plan.step(SpanReceived(None, keys(2)[0]), now=0)
+
+
+def test_the_log_replays_and_a_changed_one_does_not() -> None:
+    plan = plan_of(9, seed=b"node", window=2)
+    simulate(plan, {A: 1e6, B: 2e6})
+    assert replay(plan.recipe, plan.log) is None
+    log = list(plan.log)
+    now, event, effects = log[1]
+    log[1] = (now, event, (*effects, Finished()))
+    assert replay(plan.recipe, log) == 1
+
+
+def test_the_log_is_bounded() -> None:
+    plan = FetchPlan(keys(3), [1, 1, 1], log_limit=10)
+    for n in range(100):
+        plan.step(Tick(), now=n)
+    assert len(plan.log) == 10
+
+
+def test_spans_and_sizes_must_go_together() -> None:
+    with pytest.raises(ValueError, match="sizes"):
+        FetchPlan(keys(2), [1])
+    with pytest.raises(ValueError, match="twice"):
+        FetchPlan([SpanKey(0, 0), SpanKey(0, 0)], [1, 1])
+
+
+def simulate(plan: FetchPlan, rates: dict[bytes, float]) -> tuple[float, int]:
+    """Peers that hold everything and send one span after the other; (seconds, spans sent)."""
+    queue: list[tuple[float, int, bytes, SpanKey]] = []
+    free = dict.fromkeys(rates, 0.0)
+    cancelled: set[tuple[bytes, SpanKey]] = set()
+    wake, number, sent, now = None, 0, 0, 0.0
+    effects: list[FetchEffect] = []
+    for peer in rates:
+        effects += plan.step(PeerJoined(peer, COMPLETE), now=now)
+    while not plan.finished:
+        for effect in effects:
+            if isinstance(effect, AskSpan):
+                begin = max(now, free[effect.peer])
+                free[effect.peer] = begin + SPAN_BYTES / rates[effect.peer]
+                number += 1
+                heapq.heappush(queue, (free[effect.peer], number, effect.peer, effect.span))
+            elif isinstance(effect, CancelSpan):
+                cancelled.add((effect.peer, effect.span))
+            elif isinstance(effect, WakeAt):
+                wake = effect.at
+        if wake is not None and (not queue or wake < queue[0][0]):
+            now, wake = wake, None
+            effects = plan.step(Tick(), now=now)
+            continue
+        now, _, peer, span = heapq.heappop(queue)
+        effects = []
+        if (peer, span) not in cancelled:
+            sent += 1
+            effects = plan.step(SpanReceived(peer, span), now=now)
+    return now, sent
+
+
+@pytest.mark.parametrize(
+    "rates", [{A: 1e7}, {A: 1e7, B: 1e7}, {A: 1e7, B: 3e6, C: 2e5}, {A: 1e8, B: 2e4}]
+)
+def test_unequal_peers_together_come_close_to_the_sum_of_their_rates(
+    rates: dict[bytes, float],
+) -> None:
+    count = 200
+    seconds, sent = simulate(plan_of(count), rates)
+    bound = count * SPAN_BYTES / sum(rates.values())
+    assert seconds <= 1.2 * bound + 0.5
+    assert sent <= count + 4
+
+
+def test_a_choice_among_a_hundred_thousand_spans_takes_no_time_that_matters() -> None:
+    count = 100_000
+    plan = FetchPlan(keys(count), [SPAN_BYTES] * count, seed=b"node")
+    begin = time.perf_counter()
+    plan.step(PeerJoined(A, COMPLETE), now=0)
+    for n in range(4):
+        plan.step(PeerJoined(bytes([n]), frozenset(keys(count)[n::5])), now=0)
+    for n in range(300):
+        span = plan._table.spans[next(iter(plan.peers[A].asked))]
+        plan.step(SpanReceived(A, span), now=n / 10)
+    assert time.perf_counter() - begin < 5.0, "5 s where about 0.3 s is usual"

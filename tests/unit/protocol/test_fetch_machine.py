@@ -1,0 +1,218 @@
+"""The planner under any course of events: what must hold always, and that it always finishes."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from protocol.fetch import (
+    COMPLETE,
+    END_GAME_SPANS,
+    AskSpan,
+    CancelSpan,
+    DropPeer,
+    FetchEvent,
+    FetchPlan,
+    Finished,
+    PeerHas,
+    PeerJoined,
+    PeerLost,
+    SpanCorrupt,
+    SpanKey,
+    SpanReceived,
+    SpanRefused,
+    Tick,
+    WakeAt,
+    replay,
+)
+from protocol.messages import ErrorCode
+
+PEERS = st.sampled_from([b"a", b"b", b"c", b"d"])
+GOOD = b"good"
+CODES = st.sampled_from(
+    [
+        ErrorCode.BUSY,
+        ErrorCode.UNKNOWN_SPAN,
+        ErrorCode.CHUNK_CORRUPT,
+        ErrorCode.NOT_ENTITLED,
+        ErrorCode.CANCELLED,
+        ErrorCode.INTERNAL,
+        ErrorCode.OTHER,
+    ]
+)
+LATE_CODES = CODES.filter(lambda code: code is not ErrorCode.NOT_ENTITLED)
+
+
+class PlannerMachine(RuleBasedStateMachine):
+    """A model of what every peer holds and owes, beside the plan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 100.0
+        self.have: dict[bytes, set[SpanKey]] = {}
+        self.owed: dict[bytes, list[SpanKey]] = {}
+        self.held: set[SpanKey] = set()
+        self.wake: float | None = None
+        self.finished = 0
+
+    @initialize(
+        count=st.integers(1, 40),
+        window=st.integers(1, 5),
+        seed=st.binary(max_size=2),
+        urgent=st.sets(st.integers(0, 39), max_size=5),
+        held=st.sets(st.integers(0, 39), max_size=10),
+    )
+    def begin(self, count: int, window: int, seed: bytes, urgent: set[int], held: set[int]) -> None:
+        self.spans = [SpanKey(i // 7, i % 7) for i in range(count)]
+        self.window = window
+        self.held = {self.spans[i] for i in held if i < count}
+        self.plan = FetchPlan(
+            self.spans,
+            [1000 * (i % 5 + 1) for i in range(count)],
+            frozenset(self.held),
+            window=window,
+            window_bytes=12_000,
+            seed=seed,
+            priorities={self.spans[i]: -1 for i in urgent if i < count},
+            log_limit=None,
+        )
+        self.step(Tick())
+
+    def step(self, event: FetchEvent) -> None:
+        for effect in self.plan.step(event, now=self.now):
+            if isinstance(effect, AskSpan):
+                self.asked(effect.peer, effect.span)
+            elif isinstance(effect, CancelSpan):
+                self.owed[effect.peer].remove(effect.span)
+            elif isinstance(effect, DropPeer):
+                del self.have[effect.peer], self.owed[effect.peer]
+            elif isinstance(effect, WakeAt):
+                assert effect.at > self.now, "a wake in the past would spin"
+                self.wake = effect.at
+            elif isinstance(effect, Finished):
+                self.finished += 1
+
+    def asked(self, peer: bytes, span: SpanKey) -> None:
+        assert span in self.have[peer], "asked from a peer that lacks it"
+        assert span not in self.held, "asked for what is held"
+        assert span not in self.owed[peer], "asked twice from one peer"
+        others = [name for name, owed in self.owed.items() if span in owed]
+        if any(not self.plan.peers[name].stalled for name in others):
+            assert len(self.spans) - len(self.held) <= END_GAME_SPANS
+            assert len(others) == 1, "three copies"
+        self.owed[peer].append(span)
+        assert len(self.owed[peer]) <= self.window
+
+    def owing(self) -> list[tuple[bytes, SpanKey]]:
+        return [(peer, span) for peer, owed in sorted(self.owed.items()) for span in owed]
+
+    @rule(peer=PEERS, have=st.none() | st.sets(st.integers(0, 39)))
+    def peer_joins(self, peer: bytes, have: set[int] | None) -> None:
+        known = self.spans if have is None else [self.spans[i] for i in have if i < len(self.spans)]
+        if self.plan.finished:
+            return
+        self.have[peer] = set(known)
+        self.owed.setdefault(peer, [])
+        self.step(PeerJoined(peer, COMPLETE if have is None else frozenset(known)))
+
+    @rule(peer=PEERS)
+    def peer_goes(self, peer: bytes) -> None:
+        self.have.pop(peer, None)
+        self.owed.pop(peer, None)
+        self.step(PeerLost(peer))
+
+    @rule(peer=PEERS, index=st.integers(0, 39))
+    def peer_has_more(self, peer: bytes, index: int) -> None:
+        if peer in self.have and index < len(self.spans):
+            self.have[peer].add(self.spans[index])
+            self.step(PeerHas(peer, self.spans[index]))
+
+    def receive(self, peer: bytes, span: SpanKey) -> None:
+        self.owed[peer].remove(span)
+        self.held.add(span)
+        self.step(SpanReceived(peer, span))
+
+    @precondition(lambda self: self.owing())
+    @rule(data=st.data())
+    def span_comes(self, data: st.DataObject) -> None:
+        self.receive(*data.draw(st.sampled_from(self.owing())))
+
+    @precondition(lambda self: self.owing())
+    @rule(data=st.data())
+    def wrong_bytes_come(self, data: st.DataObject) -> None:
+        peer, span = data.draw(st.sampled_from(self.owing()))
+        self.owed[peer].remove(span)
+        self.have[peer].discard(span)
+        self.step(SpanCorrupt(peer, span))
+
+    @precondition(lambda self: self.owing())
+    @rule(data=st.data(), code=CODES)
+    def span_is_refused(self, data: st.DataObject, code: ErrorCode) -> None:
+        peer, span = data.draw(st.sampled_from(self.owing()))
+        self.owed[peer].remove(span)
+        if code in (ErrorCode.UNKNOWN_SPAN, ErrorCode.CHUNK_CORRUPT, ErrorCode.OTHER):
+            self.have[peer].discard(span)
+        self.step(SpanRefused(peer, span, code))
+
+    @rule(
+        peer=PEERS,
+        index=st.integers(0, 39),
+        code=CODES.filter(lambda c: c is not ErrorCode.NOT_ENTITLED),
+    )
+    def something_late_arrives(self, peer: bytes, index: int, code: ErrorCode) -> None:
+        span = self.spans[index % len(self.spans)]
+        if span not in self.owed.get(peer, []):
+            self.step(SpanRefused(peer, span, code))
+
+    @rule(seconds=st.floats(0, 20))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.step(Tick())
+
+    @invariant()
+    def the_plan_knows_what_is_owed(self) -> None:
+        if not hasattr(self, "plan") or self.plan.finished:
+            return
+        table = self.plan._table
+        assert set(self.plan.peers) == set(self.have)
+        for name, peer in self.plan.peers.items():
+            assert [table.spans[bit] for bit in peer.asked] == self.owed[name]
+            assert peer.mask == table.mask_of(self.have[name])
+            assert peer.outstanding_bytes == sum(table.sizes[bit] for bit in peer.asked)
+        assert self.plan.missing_spans == len(self.spans) - len(self.held)
+        counted = [peer.mask for peer in self.plan.peers.values() if peer.counted]
+        for bit in range(len(self.spans)):
+            assert table.holders(bit) == sum(mask >> bit & 1 for mask in counted)
+
+    def teardown(self) -> None:
+        """With one peer that has everything and answers, it finishes, whatever went before."""
+        if not hasattr(self, "plan"):
+            return
+        if not self.plan.finished:
+            self.have[GOOD], self.owed[GOOD] = set(self.spans), []
+            self.step(PeerJoined(GOOD, COMPLETE))
+        for _ in range(20 * len(self.spans) + 200):
+            if self.plan.finished:
+                break
+            if self.owed[GOOD]:
+                self.now += 0.01
+                self.receive(GOOD, self.owed[GOOD][0])
+            else:
+                assert self.wake is not None, "nothing is owed and nothing will wake the plan"
+                self.now = max(self.now + 0.01, self.wake)
+                self.step(Tick())
+        assert self.plan.finished
+        assert self.finished == 1
+        assert self.held == set(self.spans)
+        assert replay(self.plan.recipe, self.plan.log) is None
+
+
+PlannerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestPlanner = PlannerMachine.TestCase
