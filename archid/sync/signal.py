@@ -27,3 +27,15 @@ class Signal:
         while self.version == seen:
             await self._event.wait()
         return self.version
+
+
+async def either(*signals: tuple[Signal, int]) -> None:
+    """Return as soon as one of several (signal, seen version) pairs has moved on."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(signal: Signal, seen: int) -> None:
+            await signal.wait(seen)
+            nursery.cancel_scope.cancel()
+
+        for signal, seen in signals:
+            nursery.start_soon(wait, signal, seen)

@@ -1,0 +1,202 @@
+"""Brings one version here: manifest, pieces, spans, tree.
+
+It runs the machine of `protocol.fetch` over the peers in `Sources`: the machine says whom to ask
+for what, this asks, has what comes verified and written by the store in worker threads, and tells
+the machine. Everything that was verified stays in the staging folder, so a job that ends early,
+however, is taken up again where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from archid.events import EventHub
+from archid.log import get_logger
+from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
+from archid.net.peer import Peer
+from archid.store.library import Library
+from archid.store.staging import Staging
+from archid.sync.fetch_progress import FetchProgress, FetchState
+from archid.sync.sources import Sources
+from archid.sync.span_run import SpanRun
+from protocol.envelope import Envelope
+from protocol.errors import ProtocolError
+from protocol.ids import PieceId
+from protocol.layout import Layout
+from protocol.limits import MAX_PIECES_ASKED
+from protocol.manifest import ManifestRoot
+from protocol.messages import (
+    GetManifest,
+    GetPieces,
+    ManifestAnswer,
+    PieceAnswer,
+)
+from protocol.publication import MAX_PUBLICATION_BYTES, accept_publication
+from protocol.root import Root
+
+log = get_logger(__name__)
+
+PROGRESS_S: Final = 0.25
+
+
+class FetchJob:
+    """One run at fetching `sources.manifest`; make another to try again."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        progress: FetchProgress,
+        *,
+        library: Library,
+        root: Callable[[], Root],
+        events: EventHub,
+        seed: bytes,
+    ) -> None:
+        self.progress = progress
+        self._sources = sources
+        self._manifest = sources.manifest
+        self._library = library
+        self._root = root
+        self._events = events
+        self._seed = seed
+        self._told_at = -math.inf
+
+    async def run(self) -> ManifestRoot:
+        """Return when the tree is in its place.
+
+        Raises StorageError when the disk does not take it, FormatError or TrustError when what
+        was published cannot be believed. Waits for peers for as long as it takes.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sources.run)
+            root = await self._fetch_manifest()
+            self.progress.name, self.progress.version = root.name, root.version
+            self.progress.size_bytes = root.size_bytes
+            await self._fetch_pieces(root)
+            layout = await trio.to_thread.run_sync(self._library.layout, self._manifest)
+            staging = await trio.to_thread.run_sync(self._library.stage, layout)
+            try:
+                await trio.to_thread.run_sync(self._library.adopt, staging)
+                staging.require_space()
+                await self._fetch_spans(layout, staging)
+                self.progress.state = FetchState.PLACING
+                self._tell(force=True)
+                await trio.to_thread.run_sync(self._library.place, staging)
+            finally:
+                staging.close()
+            nursery.cancel_scope.cancel()
+        self.progress.state = FetchState.HELD
+        self.progress.held_bytes = root.size_bytes
+        return root
+
+    # The manifest and its pieces
+
+    async def _fetch_manifest(self) -> ManifestRoot:
+        held = await trio.to_thread.run_sync(self._library.manifest_envelope, self._manifest)
+        if held is not None:
+            return accept_publication(
+                Envelope.decode(held, max_bytes=MAX_PUBLICATION_BYTES), self._root()
+            )
+        while True:
+            peer = await self._any_source()
+            try:
+                answer = await peer.request(GetManifest(0, self._manifest), ManifestAnswer)
+                envelope = Envelope.decode(answer.envelope, max_bytes=MAX_PUBLICATION_BYTES)
+                root = accept_publication(envelope, self._root())
+                if root.id != self._manifest:
+                    raise ProtocolError("the manifest is not the one that was asked for")
+                await trio.to_thread.run_sync(self._library.keep_manifest, answer.envelope)
+            except ProtocolError as error:
+                self._report_liar(peer, f"manifest: {error}")
+            except (PeerRefused, PeerLost, PeerTooSlow) as error:
+                log.info("manifest_not_given", node=peer.node.short, why=str(error))
+                self._sources.remove(peer)
+            else:
+                return root
+
+    async def _fetch_pieces(self, root: ManifestRoot) -> None:
+        wanted = [ref.id for ref in root.pieces]
+        while missing := await trio.to_thread.run_sync(self._library.missing_pieces, wanted):
+            batches = [
+                tuple(missing[n : n + MAX_PIECES_ASKED])
+                for n in range(0, len(missing), MAX_PIECES_ASKED)
+            ]
+            await self._any_source()
+            async with trio.open_nursery() as nursery:
+                for peer in tuple(self._sources.ready):
+                    nursery.start_soon(self._fetch_piece_batches, peer, batches)
+
+    async def _fetch_piece_batches(self, peer: Peer, batches: list[tuple[PieceId, ...]]) -> None:
+        """Take batches from the common list until it is empty or the peer fails."""
+        while batches:
+            batch = batches.pop(0)
+            try:
+                answers = await peer.request_all(GetPieces(0, self._manifest, batch))
+                pieces = [a.data for a in answers if isinstance(a, PieceAnswer)]
+                if [PieceId.of(data) for data in pieces] != list(batch):
+                    raise ProtocolError("a piece is not the one that was asked for")
+                await trio.to_thread.run_sync(self._library.keep_pieces, pieces)
+            except ProtocolError as error:
+                self._report_liar(peer, f"piece: {error}")
+                return
+            except (PeerRefused, PeerLost, PeerTooSlow) as error:
+                log.info("pieces_not_given", node=peer.node.short, why=str(error))
+                self._sources.remove(peer)
+                return
+
+    async def _any_source(self) -> Peer:
+        while not self._sources.ready:
+            self.progress.waiting(self._sources.why_none())
+            await self._sources.changed.wait(self._sources.changed.version)
+        self.progress.fetching(self._sources.names())
+        return next(iter(self._sources.ready))
+
+    # Spans
+
+    async def _fetch_spans(self, layout: Layout, staging: Staging) -> None:
+        self.progress.held_bytes = staging.held_bytes
+        self._events.publish(
+            "fetch.started",
+            manifest=self._manifest.hex(),
+            script=layout.root.name,
+            size_bytes=layout.root.size_bytes,
+        )
+        if staging.is_complete:
+            return
+        run = SpanRun(
+            layout,
+            staging,
+            sources=self._sources,
+            progress=self.progress,
+            seed=self._seed,
+            tell=self._tell,
+            report_liar=self._report_liar,
+        )
+        await run.run()
+
+    def _report_liar(self, peer: Peer, why: str) -> None:
+        name = peer.facts.name
+        log.error("peer_sent_wrong_bytes", node=peer.node.short, name=name, why=why)
+        self._events.publish(
+            "alarm",
+            code="peer_sent_wrong_bytes",
+            sentence=f"{name} sent bytes that are not what was asked for ({why})",
+        )
+        self._sources.ban(peer)
+
+    def _tell(self, *, force: bool = False) -> None:
+        now = trio.current_time()
+        if not force and now - self._told_at < PROGRESS_S:
+            return
+        self._told_at = now
+        self._events.publish(
+            "fetch.progress",
+            manifest=self._manifest.hex(),
+            held_bytes=self.progress.held_bytes,
+            size_bytes=self.progress.size_bytes,
+            rate_bytes_per_s=self.progress.rate_bytes_per_s(now=now),
+        )

@@ -1,0 +1,216 @@
+"""Keeps the documents that only central and REPOs hold: Catalogue, Roster, Grants with all leaves.
+
+After each new head the lists that it names are fetched page by page (unchanged pages are here
+already), then the leaves that changed. A REPO that has all of it can bring every node of the
+fleet up to date, and central too when central comes back from an old backup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from archid.log import get_logger
+from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
+from archid.net.peer import Peer
+from archid.store.documents import DocumentStore
+from archid.store.errors import DocumentMissing
+from archid.sync.peers import PeerDirectory
+from archid.sync.signal import Signal, either
+from archid.sync.trust_keeper import TrustKeeper
+from protocol.canonical import Value
+from protocol.errors import FormatError, ProtocolError
+from protocol.grants import LeafDocument, node_leaf_hash
+from protocol.ids import DocumentId, ListId, NodeId
+from protocol.merkle import MerkleTree, leaf_hash
+from protocol.messages import (
+    GetGrants,
+    GetLeaf,
+    GetList,
+    GetPage,
+    GrantsAnswer,
+    LeafAnswer,
+    ListAnswer,
+    PageAnswer,
+)
+from protocol.paged import (
+    CATALOGUE,
+    GRANTS,
+    ROSTER,
+    CatalogueRow,
+    GrantsRow,
+    ListIndex,
+    RosterRow,
+    decode_index,
+    decode_page,
+)
+
+log = get_logger(__name__)
+
+LEAF_REQUESTS: Final = 8
+LEAF_ROOTS_KEPT: Final = 2
+RETRY_S: Final = 2.0
+
+
+class Listings:
+    """What the newest head lists, as far as it is here. `changed` fires when more has come."""
+
+    def __init__(
+        self, *, keeper: TrustKeeper, documents: DocumentStore, directory: PeerDirectory
+    ) -> None:
+        self.changed = Signal()
+        self.catalogue: tuple[CatalogueRow, ...] = ()
+        self.roster: tuple[RosterRow, ...] = ()
+        self._keeper = keeper
+        self._documents = documents
+        self._directory = directory
+        self._complete_for: tuple[int, int] | None = None
+
+    async def run(self) -> None:
+        """Follow the heads until cancelled."""
+        heads, peers = self._keeper.changed, self._directory.changed
+        while True:
+            heads_seen, peers_seen = heads.version, peers.version
+            if self._keeper.head.order != self._complete_for:
+                await self._catch_up()
+            behind = self._keeper.head.order != self._complete_for
+            if behind and heads.version == heads_seen and peers.version == peers_seen:
+                with trio.move_on_after(RETRY_S):
+                    await either((heads, heads_seen), (peers, peers_seen))
+            elif not behind:
+                await heads.wait(heads_seen)
+
+    async def load(self) -> None:
+        """Read what is here already, after a start."""
+        await self._adopt()
+
+    async def _adopt(self) -> None:
+        head = self._keeper.head
+        try:
+            catalogue = await trio.to_thread.run_sync(self._rows, CATALOGUE, head.catalogue)
+            roster = await trio.to_thread.run_sync(self._rows, ROSTER, head.roster)
+            self.catalogue = tuple(CatalogueRow.from_value(row) for row in catalogue)
+            self.roster = tuple(RosterRow.from_value(row) for row in roster)
+        except (DocumentMissing, ProtocolError) as error:
+            log.debug("listings_incomplete", why=str(error))
+            return
+        self.changed.fire()
+
+    async def _catch_up(self) -> None:
+        """Ask the holders of everything, one after the other, until nothing is missing."""
+        for peer in self._directory.holders_of_everything():
+            head = self._keeper.head
+            try:
+                await self._fetch_list(peer, CATALOGUE, head.catalogue)
+                await self._fetch_list(peer, ROSTER, head.roster)
+                await self._adopt()
+                await self._fetch_grants(peer, head.grants_roots[0])
+            except (PeerRefused, PeerTooSlow, PeerLost, ProtocolError) as error:
+                log.info("listings_not_given", node=peer.node.short, why=str(error))
+                continue
+            if self._keeper.head.order == head.order:
+                self._complete_for = head.order
+                log.info("listings_complete", serial=head.serial, scripts=len(self.catalogue))
+                self.changed.fire()
+                return
+
+    async def _fetch_list(self, peer: Peer, list_type: str, list_id: ListId) -> None:
+        if not await trio.to_thread.run_sync(self._documents.has_list, list_id):
+            answer = await peer.request(GetList(0, list_type, list_id), ListAnswer)
+            if ListId.of(answer.index) != list_id:
+                raise FormatError(f"{peer.facts.name} sent another list than the head names")
+            index = self._checked(decode_index(answer.index), list_type)
+            for ref in index.pages:
+                if not await trio.to_thread.run_sync(self._documents.has_page, ref.id):
+                    page = await peer.request(GetPage(0, list_type, list_id, ref.id), PageAnswer)
+                    decode_page(page.page, ref, list_type)
+                    await trio.to_thread.run_sync(self._documents.put_page, page.page)
+            # The index last: who finds it may rely on the pages.
+            await trio.to_thread.run_sync(self._documents.put_list, answer.index)
+
+    async def _fetch_grants(self, peer: Peer, grants_root: DocumentId) -> None:
+        if self._keeper.trust.grants(grants_root) is None:
+            answer = await peer.request(GetGrants(0, grants_root), GrantsAnswer)
+            await self._keeper.accept_grants(answer.envelope)
+        grants = self._keeper.trust.grants(grants_root)
+        if grants is None:
+            raise FormatError("the head has changed meanwhile")
+        await self._fetch_list(peer, GRANTS, grants.index)
+        missing = await trio.to_thread.run_sync(self._carry_leaves, grants_root, grants.index)
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(LEAF_REQUESTS, len(missing))):
+                    nursery.start_soon(self._fetch_leaves, peer, grants_root, missing)
+        except* (PeerRefused, PeerTooSlow, PeerLost, ProtocolError) as group:
+            raise group.exceptions[0] from None
+
+    async def _fetch_leaves(self, peer: Peer, grants_root: DocumentId, left: list[NodeId]) -> None:
+        while left:
+            node = left.pop()
+            answer = await peer.request(GetLeaf(0, node, grants_root), LeafAnswer)
+            await self._keeper.keep_leaf(answer.leaf, node)
+
+    def _carry_leaves(self, grants_root: DocumentId, index: ListId) -> list[NodeId]:
+        """Give every leaf that did not change its path to the new root; return the other nodes.
+
+        The Grants list has the hash of each leaf, so only leaves that changed have to come over
+        the network, however many nodes there are.
+        """
+        rows = [GrantsRow.from_value(row) for row in self._rows(GRANTS, index)]
+        held: dict[NodeId, list[DocumentId]] = {}
+        for node, root in self._documents.leaves():
+            held.setdefault(node, []).append(root)
+        tree = MerkleTree([row.leaf_hash for row in rows])
+        missing = []
+        for number, row in enumerate(rows):
+            roots = held.get(row.node, [])
+            if grants_root in roots:
+                continue
+            leaf = self._same_leaf(row, roots)
+            if leaf is None:
+                missing.append(row.node)
+                continue
+            carried = replace(
+                leaf,
+                leaf_index=number,
+                leaf_count=len(rows),
+                path=tree.path(number),
+                grants_root=grants_root,
+            )
+            self._documents.put_leaf(row.node, grants_root, carried.encode())
+        self._drop_old_leaves(held)
+        return missing
+
+    def _same_leaf(self, row: GrantsRow, roots: Sequence[DocumentId]) -> LeafDocument | None:
+        for root in roots:
+            try:
+                leaf = LeafDocument.decode(self._documents.get_leaf(row.node, root))
+            except (DocumentMissing, ProtocolError):
+                continue
+            inner = MerkleTree([leaf_hash(item) for item in leaf.items]).root
+            if node_leaf_hash(row.node, len(leaf.items), inner) == row.leaf_hash:
+                return leaf
+        return None
+
+    def _drop_old_leaves(self, held: dict[NodeId, list[DocumentId]]) -> None:
+        """Leaves under older roots are of no use here: every node asks for the newest."""
+        keep = set(self._keeper.head.grants_roots[:LEAF_ROOTS_KEPT])
+        for node, roots in held.items():
+            for root in roots:
+                if root not in keep:
+                    self._documents.remove_leaf(node, root)
+
+    def _rows(self, list_type: str, list_id: ListId) -> Sequence[Value]:
+        index = self._checked(decode_index(self._documents.get_list(list_id)), list_type)
+        rows: list[Value] = []
+        for ref in index.pages:
+            rows.extend(decode_page(self._documents.get_page(ref.id), ref, list_type))
+        return rows
+
+    def _checked(self, index: ListIndex, list_type: str) -> ListIndex:
+        if index.list_type != list_type or index.fleet != self._keeper.trust.fleet:
+            raise FormatError(f"a list is not the {list_type} of this fleet")
+        return index
