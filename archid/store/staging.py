@@ -61,7 +61,7 @@ class Staging:
         self.path = path
         self.layout = layout
         self.folder = folder
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
         self._held = bytearray(layout.chunk_count)
         self._missing_of = array("I", (file.chunk_count for file in layout.files))
         self._started = bytearray(len(layout.files))
@@ -97,7 +97,7 @@ class Staging:
 
     def close(self) -> None:
         """Let go of every descriptor; what was written stays and can be resumed."""
-        with self._lock:
+        with self.lock:
             self._close_files()
             self.folder.close()
 
@@ -190,7 +190,7 @@ class Staging:
 
     def write_chunks(self, chunks: Iterable[tuple[int, Buffer]]) -> None:
         """Write chunks, by number, whose bytes the caller has hashed; raises StorageError."""
-        with self._lock:
+        with self.lock:
             self._write(chunks)
 
     def finish(self, target: Path) -> None:
@@ -199,7 +199,7 @@ class Staging:
         Raises ChunkMissing when something is still missing, StorageError. After an error this
         can be called again, also by the next process.
         """
-        with self._lock:
+        with self.lock:
             for file in self.layout.files:
                 if self._missing_of[file.number]:
                     at = next(n for n in chunks_of(file) if not self._held[n])
@@ -217,7 +217,7 @@ class Staging:
 
     def count_file(self, file: FileEntry) -> None:
         """Count a file that was verified in place, sealed, and is not to be written any more."""
-        with self._lock:
+        with self.lock:
             self._started[file.number] = 1
             self._drop_open(file.number)
             for at in chunks_of(file):
@@ -225,7 +225,7 @@ class Staging:
 
     def count_chunks(self, file: FileEntry, chunks: Iterable[int]) -> None:
         """Count chunks that were verified in a file that was put in place; seal it if complete."""
-        with self._lock:
+        with self.lock:
             self._started[file.number] = 1
             self._drop_open(file.number)
             for at in chunks:

@@ -1,0 +1,334 @@
+"""Where chunks are in the trees at hand: which file object, at which offset.
+
+A file object is an inode: trees that share a file by hard links have one row for its chunks. The
+index is a hint that costs nothing when it is wrong, because whoever reads a chunk hashes it; so a
+chunk is known here by the first 16 bytes of its id, a file that holds a chunk twice is listed
+once, and a lost index is rebuilt from the trees (`rebuild`). Only what was verified is added.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import trio
+
+from archid.log import get_logger
+from archid.store.database import Database
+from archid.store.errors import storage_error
+from archid.store.tree_folder import TreeFolder
+from protocol.ids import ChunkId, ManifestId
+from protocol.layout import FileEntry, Layout
+
+log = get_logger(__name__)
+
+KEY_BYTES: Final = 16
+LOOKUP_BATCH: Final = 400
+WRITE_BATCH: Final = 20_000
+MAX_LOCATIONS: Final = 4
+"""As many are tried before a chunk is fetched from a peer after all."""
+
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE tree (
+        id INTEGER PRIMARY KEY,
+        manifest BLOB NOT NULL UNIQUE,
+        complete INTEGER NOT NULL DEFAULT 0,
+        size_bytes INTEGER NOT NULL,
+        files INTEGER NOT NULL
+    );
+    CREATE TABLE object (
+        id INTEGER PRIMARY KEY,
+        device INTEGER NOT NULL,
+        inode INTEGER NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL,
+        executable INTEGER NOT NULL,
+        UNIQUE (device, inode)
+    );
+    CREATE TABLE name (
+        tree INTEGER NOT NULL REFERENCES tree (id),
+        path TEXT NOT NULL,
+        object INTEGER NOT NULL REFERENCES object (id),
+        PRIMARY KEY (tree, path)
+    ) WITHOUT ROWID;
+    CREATE INDEX name_of_object ON name (object);
+    CREATE TABLE chunk (
+        key BLOB NOT NULL,
+        object INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (key, object)
+    ) WITHOUT ROWID;
+    """,
+)
+
+
+class Location(NamedTuple):
+    """A place where a chunk was when it was last verified: `path` within a tree."""
+
+    manifest: ManifestId
+    path: str
+    offset: int
+    size_bytes: int
+    mtime_ns: int
+    executable: bool
+
+
+class IndexedTree(NamedTuple):
+    """A tree that is wholly in the index."""
+
+    manifest: ManifestId
+    size_bytes: int
+    files: int
+
+
+class _FileRow(NamedTuple):
+    file: FileEntry
+    device: int
+    inode: int
+
+
+class ChunkIndex:
+    """The chunk index in ``node.db``.
+
+    Async methods are for trio tasks; those ending in ``_blocking`` do the same in a worker
+    thread. Every write is a few short transactions that may be repeated: a tree counts only once
+    the last of them is in. All raise StorageError, DatabaseDamaged included.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add_tree(self, manifest: ManifestId, layout: Layout, tree: Path) -> None:
+        """Add the verified tree of `manifest` at `tree`; adding it again changes nothing."""
+        await trio.to_thread.run_sync(self.add_tree_blocking, manifest, layout, tree)
+
+    async def remove_tree(self, manifest: ManifestId) -> None:
+        """Forget a tree; what other trees share with it stays. No error if it is not there."""
+        await trio.to_thread.run_sync(self.remove_tree_blocking, manifest)
+
+    async def find(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, list[Location]]:
+        """Where these chunks may be; those that are nowhere have no item."""
+        return await trio.to_thread.run_sync(self.find_blocking, chunks)
+
+    async def trees(self) -> list[IndexedTree]:
+        """Every tree that is wholly in the index."""
+        return await self._database.run(_trees)
+
+    def trees_blocking(self) -> list[IndexedTree]:
+        return self._database.transact(_trees)
+
+    def add_tree_blocking(self, manifest: ManifestId, layout: Layout, tree: Path) -> None:
+        try:
+            rows = list(_file_rows(layout, tree))
+        except OSError as error:
+            raise storage_error(error, tree) from error
+        transact = self._database.transact
+        if transact(_has_tree, manifest):
+            return
+        transact(_begin_tree, manifest, layout.root.size_bytes, len(layout.files))
+        for batch in _batched_by_chunks(rows):
+            transact(_add_files, manifest, layout, batch)
+        transact(_complete_tree, manifest)
+
+    def remove_tree_blocking(self, manifest: ManifestId) -> None:
+        self._database.transact(_remove_tree, manifest)
+
+    def find_blocking(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, list[Location]]:
+        found: dict[ChunkId, list[Location]] = {}
+        for start in range(0, len(chunks), LOOKUP_BATCH):
+            found.update(self._database.transact(_find, chunks[start : start + LOOKUP_BATCH]))
+        return found
+
+    def rebuild(self, trees: Mapping[ManifestId, Path], layouts: Iterable[Layout]) -> None:
+        """Make the index say exactly what is in `trees`; blocks; used when node.db was lost.
+
+        `layouts` may be a generator, so that one is in memory at a time; those without a tree
+        are passed over. Contents are not hashed here: whoever reuses a chunk hashes it.
+        """
+        for indexed in self._database.transact(_manifests):
+            if indexed not in trees:
+                self.remove_tree_blocking(indexed)
+        for layout in layouts:
+            path = trees.get(layout.manifest)
+            if path is not None:
+                self.add_tree_blocking(layout.manifest, layout, path)
+                log.info("index_tree_added", manifest=layout.manifest.hex())
+
+
+def _file_rows(layout: Layout, tree: Path) -> Iterator[_FileRow]:
+    """The inode of every file with content; files that are missing or cut are left out."""
+    with TreeFolder.at(tree) as folder:
+        for file in layout.files:
+            if not file.size_bytes:
+                continue
+            above, _, name = file.path.rpartition("/")
+            try:
+                info = os.stat(name, dir_fd=folder.folder(above), follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if stat.S_ISREG(info.st_mode) and info.st_size == file.size_bytes:
+                yield _FileRow(file, info.st_dev, info.st_ino)
+
+
+def _batched_by_chunks(rows: Iterable[_FileRow]) -> Iterator[list[tuple[_FileRow, range]]]:
+    """Stretches of files with about WRITE_BATCH chunks together."""
+    batch: list[tuple[_FileRow, range]] = []
+    room = WRITE_BATCH
+    for row in rows:
+        first = row.file.first_chunk
+        end = first + row.file.chunk_count
+        while first < end:
+            stretch = range(first, min(end, first + room))
+            batch.append((row, stretch))
+            room -= len(stretch)
+            first = stretch.stop
+            if not room:
+                yield batch
+                batch, room = [], WRITE_BATCH
+    if batch:
+        yield batch
+
+
+def _has_tree(connection: sqlite3.Connection, manifest: ManifestId) -> bool:
+    row = connection.execute(
+        "SELECT complete FROM tree WHERE manifest = ?", (bytes(manifest),)
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _begin_tree(
+    connection: sqlite3.Connection, manifest: ManifestId, size_bytes: int, files: int
+) -> None:
+    connection.execute(
+        "INSERT OR IGNORE INTO tree (manifest, size_bytes, files) VALUES (?, ?, ?)",
+        (bytes(manifest), size_bytes, files),
+    )
+
+
+def _complete_tree(connection: sqlite3.Connection, manifest: ManifestId) -> None:
+    connection.execute("UPDATE tree SET complete = 1 WHERE manifest = ?", (bytes(manifest),))
+
+
+def _add_files(
+    connection: sqlite3.Connection,
+    manifest: ManifestId,
+    layout: Layout,
+    batch: Sequence[tuple[_FileRow, range]],
+) -> None:
+    [tree] = connection.execute(
+        "SELECT id FROM tree WHERE manifest = ?", (bytes(manifest),)
+    ).fetchone()
+    chunks: list[tuple[bytes, int, int]] = []
+    for row, stretch in batch:
+        file = row.file
+        number = _object(connection, row)
+        connection.execute(
+            "INSERT OR REPLACE INTO name (tree, path, object) VALUES (?, ?, ?)",
+            (tree, file.path, number),
+        )
+        chunks += [
+            (layout.chunk(at).id[:KEY_BYTES], number, layout.place(at).offset) for at in stretch
+        ]
+    # In the order of the table's own key: neighbouring pages are touched once.
+    chunks.sort()
+    connection.executemany("INSERT OR IGNORE INTO chunk (key, object, at) VALUES (?, ?, ?)", chunks)
+
+
+def _object(connection: sqlite3.Connection, row: _FileRow) -> int:
+    """The number of a file object; one whose inode went to another file starts afresh."""
+    file = row.file
+    known = connection.execute(
+        "SELECT id, size_bytes, mtime_ns, executable FROM object WHERE device = ? AND inode = ?",
+        (row.device, row.inode),
+    ).fetchone()
+    wanted = (file.size_bytes, file.mtime_ns, int(file.executable))
+    if known is not None:
+        if known[1:] == wanted:
+            return int(known[0])
+        connection.execute("DELETE FROM name WHERE object = ?", (known[0],))
+        connection.execute("DELETE FROM chunk WHERE object = ?", (known[0],))
+        connection.execute("DELETE FROM object WHERE id = ?", (known[0],))
+    cursor = connection.execute(
+        "INSERT INTO object (device, inode, size_bytes, mtime_ns, executable)"
+        " VALUES (?, ?, ?, ?, ?)",
+        (row.device, row.inode, *wanted),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def _remove_tree(connection: sqlite3.Connection, manifest: ManifestId) -> None:
+    row = connection.execute(
+        "SELECT id FROM tree WHERE manifest = ?", (bytes(manifest),)
+    ).fetchone()
+    if row is None:
+        return
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS gone (object INTEGER PRIMARY KEY)")
+    connection.execute("DELETE FROM gone")
+    connection.execute(
+        "INSERT INTO gone SELECT DISTINCT object FROM name AS mine WHERE tree = ? AND NOT EXISTS"
+        " (SELECT 1 FROM name AS other WHERE other.object = mine.object AND other.tree <> ?)",
+        (row[0], row[0]),
+    )
+    connection.execute("DELETE FROM name WHERE tree = ?", (row[0],))
+    # One pass over the table: an index by object would cost more at every insertion.
+    connection.execute("DELETE FROM chunk WHERE object IN (SELECT object FROM gone)")
+    connection.execute("DELETE FROM object WHERE id IN (SELECT object FROM gone)")
+    connection.execute("DELETE FROM tree WHERE id = ?", (row[0],))
+    connection.execute("DELETE FROM gone")
+
+
+def _trees(connection: sqlite3.Connection) -> list[IndexedTree]:
+    rows = connection.execute(
+        "SELECT manifest, size_bytes, files FROM tree WHERE complete ORDER BY manifest"
+    )
+    return [IndexedTree(ManifestId(row[0]), row[1], row[2]) for row in rows]
+
+
+def _manifests(connection: sqlite3.Connection) -> list[ManifestId]:
+    return [ManifestId(row[0]) for row in connection.execute("SELECT manifest FROM tree")]
+
+
+def _find(
+    connection: sqlite3.Connection, chunks: Sequence[ChunkId]
+) -> dict[ChunkId, list[Location]]:
+    marks = ",".join("?" * len(chunks))
+    hits: dict[bytes, list[tuple[int, int]]] = {}
+    keys = [bytes(chunk[:KEY_BYTES]) for chunk in chunks]
+    for key, number, offset in connection.execute(
+        f"SELECT key, object, at FROM chunk WHERE key IN ({marks}) ORDER BY object",  # noqa: S608 - only question marks
+        keys,
+    ):
+        places = hits.setdefault(key, [])
+        if len(places) < MAX_LOCATIONS:
+            places.append((number, offset))
+    files = _named(connection, sorted({number for places in hits.values() for number, _ in places}))
+    return {
+        chunk: [
+            files[number]._replace(offset=offset) for number, offset in hits[key] if number in files
+        ]
+        for chunk, key in zip(chunks, keys, strict=True)
+        if key in hits
+    }
+
+
+def _named(connection: sqlite3.Connection, objects: Sequence[int]) -> dict[int, Location]:
+    """One name for each file object."""
+    files: dict[int, Location] = {}
+    for start in range(0, len(objects), LOOKUP_BATCH):
+        batch = objects[start : start + LOOKUP_BATCH]
+        marks = ",".join("?" * len(batch))
+        for number, size_bytes, mtime_ns, executable, path, manifest in connection.execute(
+            "SELECT object.id, object.size_bytes, mtime_ns, executable, MIN(path), manifest"  # noqa: S608 - only question marks
+            " FROM object JOIN name ON name.object = object.id JOIN tree ON tree.id = name.tree"
+            f" WHERE object.id IN ({marks}) GROUP BY object.id",
+            batch,
+        ):
+            files[number] = Location(
+                ManifestId(manifest), path, 0, size_bytes, mtime_ns, bool(executable)
+            )
+    return files

@@ -1,0 +1,172 @@
+"""The chunk index: finds what is there, forgets what is gone, comes back when it is lost."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+
+from archid.store.database import Database, set_aside
+from archid.store.errors import DatabaseDamaged
+from archid.store.index import LOOKUP_BATCH, MIGRATIONS, ChunkIndex
+from protocol.ids import ChunkId
+from protocol.layout import Layout
+from protocol.manifest_builder import ManifestBuilder
+from tests.unit.store.trees import FLEET, File, Tree, Version, a_film, place, version_of
+
+
+def ids_of(version: Version) -> list[ChunkId]:
+    return [version.layout.chunk(at).id for at in version.layout.distinct_chunks()]
+
+
+def placed(base: Path, tree: Tree, number: int = 1) -> tuple[Version, Path]:
+    for name in ("trees", "staging"):
+        (base / name).mkdir(exist_ok=True)
+    version = version_of(tree, version=number)
+    return version, place(version, base / "trees", base / "staging")
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> ChunkIndex:
+    return ChunkIndex(Database(tmp_path / "node.db", MIGRATIONS))
+
+
+async def test_every_chunk_of_a_tree_is_found_in_its_place(
+    index: ChunkIndex, tmp_path: Path
+) -> None:
+    version, path = placed(tmp_path, a_film())
+    await index.add_tree(version.manifest, version.layout, path)
+    found = await index.find(ids_of(version))
+    assert set(found) == set(ids_of(version))
+    for at in version.layout.distinct_chunks():
+        ref = version.layout.chunk(at)
+        for place_ in found[ref.id]:
+            data = (path / place_.path).read_bytes()[place_.offset :][: ref.length]
+            assert data == version.chunk_bytes(at)
+            entry = version.file(place_.path)
+            assert (place_.size_bytes, place_.mtime_ns) == (entry.size_bytes, entry.mtime_ns)
+            assert place_.executable == entry.executable
+    [tree] = await index.trees()
+    assert tree == (version.manifest, version.root.size_bytes, version.root.files)
+
+
+async def test_what_is_nowhere_is_not_found(index: ChunkIndex) -> None:
+    assert await index.find([ChunkId.of(b"%d" % n) for n in range(3 * LOOKUP_BATCH)]) == {}
+
+
+async def test_adding_twice_changes_nothing(index: ChunkIndex, tmp_path: Path) -> None:
+    version, path = placed(tmp_path, a_film())
+    await index.add_tree(version.manifest, version.layout, path)
+    before = await index.find(ids_of(version))
+    await index.add_tree(version.manifest, version.layout, path)
+    assert await index.find(ids_of(version)) == before
+
+
+async def test_removing_a_tree_keeps_what_another_shares_with_it(
+    index: ChunkIndex, tmp_path: Path
+) -> None:
+    one, path = placed(tmp_path, {"a": File(b"shared"), "b": File(b"only in one")})
+    await index.add_tree(one.manifest, one.layout, path)
+    two = version_of({"c": File(b"shared")}, version=2)
+    other = tmp_path / "trees" / two.manifest.hex()
+    other.mkdir()
+    (other / "c").hardlink_to(path / "a")
+    await index.add_tree(two.manifest, two.layout, other)
+    await index.remove_tree(one.manifest)
+    await index.remove_tree(one.manifest)
+    found = await index.find(ids_of(one))
+    assert [place_.path for places in found.values() for place_ in places] == ["c"]
+    await index.remove_tree(two.manifest)
+    assert await index.find(ids_of(one)) == {}
+    count = index._database.transact(
+        lambda connection: connection.execute("SELECT COUNT(*) FROM chunk").fetchone()
+    )
+    assert count == (0,)
+
+
+async def test_an_interrupted_addition_is_finished_by_the_next(
+    index: ChunkIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, path = placed(tmp_path, a_film())
+    monkeypatch.setattr("archid.store.index.WRITE_BATCH", 100)
+    calls = 0
+    transact = index._database.transact
+
+    def failing(function: object, *args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return transact(function, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(index._database, "transact", failing)
+    with pytest.raises(KeyboardInterrupt):
+        index.add_tree_blocking(version.manifest, version.layout, path)
+    monkeypatch.undo()
+    assert await index.trees() == []
+    await index.add_tree(version.manifest, version.layout, path)
+    assert len(await index.find(ids_of(version))) == len(ids_of(version))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+async def test_a_lost_index_is_rebuilt_from_the_trees(tmp_path: Path, damage: str) -> None:
+    version, path = placed(tmp_path, a_film())
+    database = Database(tmp_path / "node.db", MIGRATIONS)
+    index = ChunkIndex(database)
+    await index.add_tree(version.manifest, version.layout, path)
+    before = await index.find(ids_of(version))
+    database.close()
+    file = tmp_path / "node.db"
+    data = file.read_bytes()
+    if damage == "delete":
+        file.unlink()
+    else:
+        # A flipped page header, as a bad sector leaves it.
+        broken = data[:4096] + bytes(2048) + data[6144:] if damage == "flip" else data[:10_000]
+        file.write_bytes(broken)
+        with pytest.raises(DatabaseDamaged):
+            Database(file, MIGRATIONS)
+        set_aside(file)
+    index = ChunkIndex(Database(file, MIGRATIONS))
+    index.rebuild({version.manifest: path}, iter([version.layout]))
+    assert await index.find(ids_of(version)) == before
+
+
+async def test_rebuilding_forgets_trees_that_are_gone(index: ChunkIndex, tmp_path: Path) -> None:
+    one, path = placed(tmp_path, {"a": File(b"one")})
+    two, other = placed(tmp_path, {"a": File(b"two")}, 2)
+    await index.add_tree(one.manifest, one.layout, path)
+    await index.add_tree(two.manifest, two.layout, other)
+    index.rebuild({two.manifest: other}, [two.layout])
+    assert [tree.manifest for tree in await index.trees()] == [two.manifest]
+
+
+def test_a_reused_inode_does_not_answer_for_the_old_file(index: ChunkIndex, tmp_path: Path) -> None:
+    one, path = placed(tmp_path, {"a": File(b"old" * 100)})
+    index.add_tree_blocking(one.manifest, one.layout, path)
+    two = version_of({"a": File(b"new" * 50)}, version=2)
+    # As if the first tree had been deleted behind the index's back and its inode given away.
+    (path / "a").chmod(0o644)
+    (path / "a").write_bytes(b"new" * 50)
+    index.add_tree_blocking(two.manifest, two.layout, path)
+    assert index.find_blocking(ids_of(one)) == {}
+    assert set(index.find_blocking(ids_of(two))) == set(ids_of(two))
+
+
+@pytest.mark.long
+def test_a_million_chunks_cost_little_memory(index: ChunkIndex, tmp_path: Path) -> None:
+    builder = ManifestBuilder(FLEET, "feature", "A long film", 1)
+    chunks = ((ChunkId.of(n.to_bytes(8, "big")), 1000) for n in range(1_000_000))
+    builder.add_file("a", executable=False, mtime_ns=1, chunks=chunks)
+    root, pieces = builder.finish()
+    layout = Layout.from_pieces(root, pieces)
+    with (tmp_path / "a").open("wb") as file:
+        file.truncate(root.size_bytes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    index.add_tree_blocking(root.id, layout, tmp_path)
+    wanted = [layout.chunk(at).id for at in range(0, 1_000_000, 100)]
+    assert len(index.find_blocking(wanted)) == len(wanted)
+    index.remove_tree_blocking(root.id)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
+    assert (tmp_path / "node.db").stat().st_size < 60_000_000
