@@ -298,7 +298,10 @@ OUTPUTS: Final[dict[str, Schema]] = {
         state=TEXT,
     ),
     "config.check": opened(path=TEXT, ok=BOOLEAN, role=ROLE, warnings=array(TEXT)),
-    "config.show": opened(path=TEXT, config={"type": "object"}),
+    "config.show": opened(
+        path=TEXT,
+        keys=array(opened(section=TEXT, key=TEXT, value={}, origin={"enum": ["file", "default"]})),
+    ),
     "doctor": opened(ok=BOOLEAN, checks=array(CHECK)),
     "leave": LEFT,
     **{method.name: method.result for method in METHODS.values()},

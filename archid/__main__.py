@@ -1,0 +1,5 @@
+"""``python -m archid`` is the `archid` command."""
+
+from archid.cli.main import main
+
+main()

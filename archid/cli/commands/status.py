@@ -1,0 +1,190 @@
+"""``archid status``: what this node is, has, fetches and lacks, on one screen."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from archid.cli import figures
+from archid.cli.options import session_command
+from archid.cli.output import bar, heading, indented, level, pairs, table
+from archid.cli.session import Session
+
+Json = dict[str, Any]
+
+ROLE_WORDS: Final = {"central": "central", "repo": "REPO", "ice": "ICE server"}
+ROLE_SHORT: Final = {"central": "central", "repo": "REPO", "ice": "ICE"}
+LEVEL_WORDS: Final = {"ok": "Well", "attention": "Attention", "alarm": "Alarm"}
+DELIVERY_STYLES: Final = {
+    "active": "ok",
+    "ready": "ok",
+    "failed": "alarm",
+    "withdrawn": "quiet",
+    "ended": "quiet",
+}
+
+
+@session_command("status")
+def command(session: Session) -> None:
+    """Show what this node is, has, fetches and lacks."""
+    status = session.call("status")
+    session.screen.result(status, *_screens(status, verbose=session.verbose))
+
+
+def _screens(status: Json, *, verbose: bool) -> list[RenderableType]:
+    screens: list[RenderableType] = [_title(status), *_health(status["health"]), ""]
+    screens.append(indented(_facts(status, verbose=verbose)))
+    if status["deliveries"] or status["role"] == "ice":
+        screens += ["", heading("Releases")]
+        now_s = status["now_s"]
+        for delivery in status["deliveries"]:
+            screens += [indented(_delivery_line(delivery, now_s)), indented(_scripts(delivery))]
+        if not status["deliveries"]:
+            screens.append(indented(Text("None is granted to this server.", style="quiet")))
+    screens += ["", heading("Peers")]
+    screens.append(indented(_peers(status["peers"], status["now_s"], verbose=verbose)))
+    return screens
+
+
+def _title(status: Json) -> Text:
+    place = [
+        ROLE_WORDS[status["role"]],
+        f"({status['server_kind']})" if status["server_kind"] else "",
+    ]
+    where = [f"room {status['room']}" if status["room"] else "", status["site"]]
+    words = ", ".join(filter(None, [" ".join(filter(None, place)), *where]))
+    return Text.assemble(
+        (status["name"] or status["node"][:12], "name"), "  ", words, "  ",
+        (f"fleet {status['fleet_name']}", "quiet"),
+    )  # fmt: skip
+
+
+def _health(health: Json) -> list[RenderableType]:
+    if not health["reasons"]:
+        return [level(f"{LEVEL_WORDS[health['level']]}: nothing needs attention.", health["level"])]
+    lines: list[RenderableType] = []
+    for reason in health["reasons"]:
+        lines.append(
+            level(f"{LEVEL_WORDS[reason['level']]}: {reason['sentence']}.", reason["level"])
+        )
+        if reason["remedy"]:
+            lines.append(indented(Text(f"{reason['remedy']}.")))
+    return lines
+
+
+def _facts(status: Json, *, verbose: bool) -> Table:
+    storage, trust, traffic = status["storage"], status["trust"], status["traffic"]
+    running_s = status["now_s"] - status["started_s"]
+    held = figures.count(storage["trees"], "version")
+    free = f"{figures.size(storage['free_bytes'])} free of {figures.size(storage['total_bytes'])}"
+    received, sent = (figures.size(traffic[key]) for key in ("received_bytes", "sent_bytes"))
+    software = f"archid {status['software']}, pid {status['pid']}"
+    rows: list[tuple[str, RenderableType]] = [
+        ("running", f"for {figures.duration(running_s)}, {software}"),
+        ("listens", ", ".join(status["listen"]) or "nowhere"),
+        ("holds", f"{held}, {figures.size(storage['held_bytes'])}; {free}"),
+        ("traffic", f"{received} received, {sent} sent"),
+    ]
+    if trust is None:
+        rows.append(("fleet head", Text("none yet", style="attention")))
+    else:
+        words = (
+            f"{trust['epoch']}/{trust['serial']} of {figures.moment(trust['issued_s'])},"
+            f" {'expired' if trust['expired'] else 'valid'}"
+            f" {'since' if trust['expired'] else 'until'} {figures.moment(trust['expires_s'])}"
+        )
+        rows.append(("fleet head", Text(words, style="alarm" if trust["expired"] else "")))
+    if verbose:
+        rows += [
+            ("node", status["node"]),
+            ("fleet", status["fleet"]),
+            ("advertises", ", ".join(status["advertise"]) or "nothing"),
+            ("state", storage["state"]),
+            ("scripts", storage["scripts"]),
+        ]
+    return pairs(*rows)
+
+
+def _delivery_line(delivery: Json, now_s: float) -> Text:
+    state = delivery["state"]
+    if state in {"planned", "fetching", "ready"}:
+        first = delivery["prefetch_s"] if state == "planned" else delivery["start_s"]
+        verb = "fetches from" if state == "planned" else "starts"
+        when = f", {verb} {figures.moment(first)} ({figures.distance(first, now_s)})"
+    elif state == "active":
+        when = f" until {figures.moment(delivery['end_s'])}"
+    else:
+        when = ""
+    line = Text.assemble(
+        (delivery["name"], "name"),
+        (f" generation {delivery['generation']}: ", "quiet"),
+        (state, DELIVERY_STYLES.get(state, "attention")),
+        when,
+    )
+    if delivery["reason"]:
+        line.append(f"; {delivery['reason']}", style="attention")
+    return line
+
+
+def _scripts(delivery: Json) -> Table:
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_column("", width=2)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold", ratio=1)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold", ratio=2)
+    for script in delivery["scripts"]:
+        version = "" if script["version"] is None else f" v{script['version']}"
+        made.add_row(
+            "",
+            Text(script["kind"], style="quiet"),
+            f"{script['script']}{version}",
+            bar(script["held_bytes"], script["size_bytes"] or 1, width=10),
+            _script_words(script),
+        )
+    return made
+
+
+def _script_words(script: Json) -> Text:
+    total = script["size_bytes"]
+    if script["state"] == "held":
+        return Text(figures.size(total or 0), style="ok")
+    if script["state"] in {"failed", "waiting"} and script["reason"]:
+        style = "alarm" if script["state"] == "failed" else "attention"
+        return Text(f"{script['state']}: {script['reason']}", style=style)
+    if total is None:
+        return Text(script["state"])
+    words = [f"{figures.size(script['held_bytes'])} of {figures.size(total)}"]
+    if script["rate_bytes_per_s"]:
+        words.append(figures.rate(script["rate_bytes_per_s"]))
+    if script["remaining_s"] is not None:
+        words.append(f"{figures.duration(script['remaining_s'])} left")
+    if script["state"] == "placing":
+        words = ["all here, being put in place"]
+    return Text(", ".join(words))
+
+
+def _peers(peers: list[Json], now_s: float, *, verbose: bool) -> RenderableType:
+    if not peers:
+        return Text("None is connected.", style="attention")
+    made = table("name", "role", "address", "state", "in", "out", right=("in", "out"))
+    for peer in peers:
+        if peer["state"] == "admitted":
+            state = Text(f"for {figures.duration(now_s - peer['since_s'])}", style="ok")
+        else:
+            state = Text(peer["reason"] or peer["state"], style="attention")
+        arrow = "→ " if peer["direction"] == "outbound" else "← "
+        made.add_row(
+            peer["name"] or "?",
+            ROLE_SHORT.get(peer["role"], peer["role"]),
+            arrow + peer["address"],
+            state,
+            figures.size(peer["received_bytes"]),
+            figures.size(peer["sent_bytes"]),
+        )
+        if verbose and peer["node"]:
+            made.add_row("", "", Text(peer["node"], style="quiet"), peer["software"], "", "")
+    return made

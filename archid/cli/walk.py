@@ -1,0 +1,232 @@
+"""The folder that is to be published, looked at as the calling user.
+
+The whole tree is listed before anything is sent, so that everything that cannot be published is
+named at once and the daemon gets the entries in the order of their paths' bytes. Links are never
+followed. Whether the paths make a tree is judged by the protocol's own rules; the daemon judges
+again, since it trusts no client.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+from archid.errors import NotFound, StorageError, UsageError
+from protocol.paths import PathRefused, TreeShape, printable
+
+SHOWN_PROBLEMS: Final = 10
+BATCH_DESCRIPTORS: Final = 128
+BATCH_ENTRIES: Final = 2000
+BATCH_BYTES: Final = 256 * 1024
+_SPECIAL: Final = (
+    (stat.S_ISSOCK, "is a socket"),
+    (stat.S_ISFIFO, "is a pipe"),
+    (stat.S_ISBLK, "is a device"),
+    (stat.S_ISCHR, "is a device"),
+)
+
+
+class Found(NamedTuple):
+    """One entry of the folder."""
+
+    path: str
+    type: Literal["file", "folder", "link"]
+    size: int
+    executable: bool
+    mtime_ns: int
+    target: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As the control socket wants it."""
+        return self._asdict()
+
+
+@dataclass
+class Walk:
+    """What was found in `folder`, in path order."""
+
+    folder: Path
+    entries: list[Found] = field(default_factory=list)
+
+    @property
+    def file_count(self) -> int:
+        """How many entries are files."""
+        return sum(entry.type == "file" for entry in self.entries)
+
+    @property
+    def size_bytes(self) -> int:
+        """How much the files hold."""
+        return sum(entry.size for entry in self.entries)
+
+    def batches(self) -> Iterator[list[Found]]:
+        """The entries in order, cut so that each part fits one message of the control socket."""
+        batch: list[Found] = []
+        files = size = 0
+        for entry in self.entries:
+            entry_bytes = len(json.dumps(entry.to_json(), ensure_ascii=False).encode()) + 1
+            if batch and (
+                len(batch) == BATCH_ENTRIES
+                or (entry.type == "file" and files == BATCH_DESCRIPTORS)
+                or size + entry_bytes > BATCH_BYTES
+            ):
+                yield batch
+                batch, files, size = [], 0, 0
+            batch.append(entry)
+            files += entry.type == "file"
+            size += entry_bytes
+        if batch:
+            yield batch
+
+
+def walk(folder: Path, *, on_progress: Callable[[int], None] | None = None) -> Walk:
+    """List `folder`; `on_progress` is told how many entries were found, now and then.
+
+    Raises NotFound if it does not exist, UsageError naming every entry (the first ten) that
+    cannot be published and why.
+    """
+    try:
+        if not stat.S_ISDIR(folder.stat().st_mode):
+            raise UsageError(
+                f"{folder} is not a folder", remedy="Publish the folder that holds the script"
+            )
+    except FileNotFoundError as error:
+        raise NotFound(f"There is no folder {folder}") from error
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error.strerror})") from error
+    found = Walk(folder)
+    problems: list[str] = []
+    waiting = [("", os.fspath(folder))]
+    while waiting:
+        prefix, place = waiting.pop()
+        try:
+            with os.scandir(place) as listing:
+                for item in listing:
+                    entry = _look(item, prefix, problems)
+                    if entry is not None:
+                        found.entries.append(entry)
+                        if entry.type == "folder":
+                            waiting.append((entry.path + "/", item.path))
+        except OSError as error:
+            problems.append(f"{printable(prefix or '.')} cannot be listed ({error.strerror})")
+        if on_progress is not None:
+            on_progress(len(found.entries))
+    found.entries.sort(key=lambda entry: entry.path)  # by code point, which is by UTF-8 bytes
+    if not problems:
+        _check_shape(found, problems)
+    if problems:
+        raise _refused(folder, problems)
+    return found
+
+
+def _look(item: os.DirEntry[str], prefix: str, problems: list[str]) -> Found | None:
+    path = prefix + item.name
+    try:
+        item.name.encode()
+    except UnicodeEncodeError:
+        problems.append(f"{printable(path)} has a name that is not UTF-8")
+        return None
+    try:
+        info = item.stat(follow_symlinks=False)
+        if stat.S_ISDIR(info.st_mode):
+            return Found(path, "folder", 0, False, info.st_mtime_ns, "")
+        if stat.S_ISLNK(info.st_mode):
+            target = os.readlink(item.path)
+            target.encode()
+            return Found(path, "link", 0, False, info.st_mtime_ns, target)
+        if stat.S_ISREG(info.st_mode):
+            if not os.access(item.path, os.R_OK):
+                problems.append(f"{printable(path)} may not be read by this user")
+                return None
+            executable = bool(info.st_mode & stat.S_IXUSR)
+            return Found(path, "file", info.st_size, executable, info.st_mtime_ns, "")
+    except UnicodeEncodeError:
+        problems.append(f"{printable(path)} is a link to a name that is not UTF-8")
+    except OSError as error:
+        problems.append(f"{printable(path)} cannot be looked at ({error.strerror})")
+    else:
+        why = next((words for is_it, words in _SPECIAL if is_it(info.st_mode)), "is no file")
+        problems.append(f"{printable(path)} {why}")
+    return None
+
+
+def _check_shape(found: Walk, problems: list[str]) -> None:
+    shape = TreeShape()
+    add = {"file": shape.add_file, "folder": shape.add_folder}
+    try:
+        for entry in found.entries:
+            if entry.type == "link":
+                shape.add_link(entry.path, entry.target)
+            else:
+                add[entry.type](entry.path)
+        shape.finish()
+    except PathRefused as error:
+        problems.append(str(error))
+
+
+def _refused(folder: Path, problems: list[str]) -> UsageError:
+    problems.sort()
+    shown = problems[:SHOWN_PROBLEMS]
+    more = len(problems) - len(shown)
+    listing = "; ".join(shown) + (f"; and {more} more" if more else "")
+    return UsageError(
+        f"{folder} cannot be published as it is: {listing}",
+        remedy="Remove, rename or repair these, then publish again; nothing was published",
+        code="folder_unfit",
+    )
+
+
+def open_files(found: Walk, batch: list[Found]) -> tuple[list[Found], list[int]]:
+    """Open the files of one batch; returns the entries as they are now, and the descriptors.
+
+    Raises UsageError or StorageError naming the file, with everything closed again, if one has
+    gone, has become something else or cannot be read.
+    """
+    entries: list[Found] = []
+    descriptors: list[int] = []
+    try:
+        for entry in batch:
+            if entry.type == "file":
+                descriptor, entry = _open(found.folder, entry)
+                descriptors.append(descriptor)
+            entries.append(entry)
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+    return entries, descriptors
+
+
+def _open(folder: Path, entry: Found) -> tuple[int, Found]:
+    path = folder / entry.path
+    # NONBLOCK so that a pipe that took the file's place does not make this wait for a writer.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError) or (
+            path.is_symlink()
+        ):
+            raise _changed(path) from error
+        raise StorageError(f"{path} cannot be opened ({error.strerror})") from error
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(descriptor)
+        raise _changed(path)
+    return descriptor, entry._replace(
+        size=info.st_size,
+        mtime_ns=info.st_mtime_ns,
+        executable=bool(info.st_mode & stat.S_IXUSR),
+    )
+
+
+def _changed(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} changed while it was being published",
+        remedy="Publish again when nothing writes to the folder; nothing was published",
+        code="changed_while_reading",
+    )
