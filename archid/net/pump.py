@@ -180,8 +180,9 @@ class Pump:
                 if self.connection.state not in (State.HELLO, State.CLOSED):
                     self._pings += 1
                     self.push(Ping(self._pings))
-            look_at = alive_at + (settings.dead_after_s if asked else settings.keepalive_s)
-            with trio.move_on_at(min(look_at, moved_at + settings.dead_after_s)):
+            look_at = (now if asked else alive_at) + settings.keepalive_s
+            give_up_at = min(alive_at, moved_at) + settings.dead_after_s
+            with trio.move_on_at(min(look_at, give_up_at)):
                 await self.closed.wait()
 
     async def finish(self) -> None:
