@@ -50,8 +50,8 @@ class FileEntry(NamedTuple):
         return 0o555 if self.executable else 0o444
 
 
-FolderEntry: TypeAlias = Folder
-LinkEntry: TypeAlias = Link
+FolderEntry = Folder
+LinkEntry = Link
 Entry: TypeAlias = "FileEntry | FolderEntry | LinkEntry"
 
 
