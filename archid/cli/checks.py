@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from archid.cli import figures
 from archid.errors import ArchidError, Unavailable
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from archid.config import Config
 
 State = Literal["ok", "attention", "failed", "skipped"]
-CLOCK_TOLERANCE_S = 120
+CLOCK_TOLERANCE_S: Final = 120
+NEXT_STEP: Final = "Run archid init (on central) or archid join"
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,8 @@ def _identity(config: Config) -> Check:
     from archid.membership import Membership
 
     folder = config.storage.state / "identity"
+    if not config.storage.state.exists():
+        return Check("identity", "failed", "This machine belongs to no fleet yet", NEXT_STEP)
     if not os.access(config.storage.state, os.X_OK) or (
         folder.exists() and not os.access(folder, os.R_OK | os.X_OK)
     ):
@@ -287,5 +290,7 @@ def _from_status(status: dict[str, Any]) -> Iterator[Check]:
             "Check peers in [network], the line and the firewall",
         )
     for reason in status["health"]["reasons"]:
+        if reason["code"].startswith("clock"):
+            continue  # the check above said it
         state: State = "failed" if reason["level"] == "alarm" else "attention"
         yield Check("health", state, reason["sentence"], reason["remedy"])

@@ -26,6 +26,13 @@ def size(size_bytes: float) -> str:
     return f"{value:.{digits}f} {_UNITS[unit]}"
 
 
+def part(done_bytes: float, size_bytes: float) -> str:
+    """A part and its whole, the unit said once where it is the same: "120 of 301 MB"."""
+    done, whole = size(done_bytes), size(size_bytes)
+    number, _, unit = done.partition(" ")
+    return f"{number if whole.endswith(' ' + unit) else done} of {whole}"
+
+
 def rate(bytes_per_s: float | None) -> str:
     """A size per second, or nothing when it is not known."""
     return "" if bytes_per_s is None else f"{size(bytes_per_s)}/s"

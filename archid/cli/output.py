@@ -25,7 +25,7 @@ from rich.progress import (
     TextColumn,
 )
 from rich.style import Style
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from rich.theme import Theme
 
@@ -87,11 +87,11 @@ class Screen:
     def progress(self) -> Progress:
         """A bar with share, bytes, rate and what remains; does nothing when nothing may move."""
         return Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=28)),
             BarColumn(bar_width=None),
-            _Share(),
-            _Bytes(),
-            _RateAndRest(),
+            _Share(table_column=Column(no_wrap=True)),
+            _Bytes(table_column=Column(no_wrap=True)),
+            _RateAndRest(table_column=Column(no_wrap=True)),
             console=self.err,
             transient=True,
             disable=not self.moving,
@@ -183,7 +183,7 @@ class _Bytes(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.total is None:
             return Text(figures.size(task.completed))
-        return Text(f"{figures.size(task.completed)} of {figures.size(task.total)}")
+        return Text(figures.part(task.completed, task.total))
 
 
 class _RateAndRest(ProgressColumn):

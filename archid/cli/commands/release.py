@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from archid.cli import figures
@@ -41,8 +41,8 @@ def apply(session: Session, file: Path, yes: bool, dry_run: bool) -> None:
     """Make the release that FILE (TOML) describes the one in force.
 
     Shows what would change for whom, and asks before central signs it. Where nobody can be
-    asked (no terminal, or --json), nothing is signed without --yes: the command then shows the
-    plan and ends with exit code 2, or 0 if there is nothing to change or with --dry-run.
+    asked (no terminal, or --json), nothing is signed without --yes, and the exit code is 2 if
+    there was something to sign. --dry-run only shows the plan.
     """
     if yes and dry_run:
         raise UsageError("--yes and --dry-run contradict each other", remedy="Give one of them")
@@ -208,10 +208,11 @@ def _targets(targets: list[Json], verbose: bool) -> RenderableType:
             target["room"],
             target["server_kind"],
         )
-    if unchanged > SHOWN_UNCHANGED:
-        rest = figures.count(unchanged - SHOWN_UNCHANGED, "more server")
-        made.add_row(Text(f"  {rest} as they are", style="quiet"))
-    return made
+    if unchanged <= SHOWN_UNCHANGED:
+        return made
+    rest = figures.count(unchanged - SHOWN_UNCHANGED, "more server")
+    return Group(made, Text(f"  {rest} as it is" if rest[:2] == "1 " else f"  {rest} as they are",
+                            style="quiet"))  # fmt: skip
 
 
 for each in (apply, list_releases, show):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -157,7 +157,7 @@ def _script_words(script: Json) -> Text:
         return Text(f"{script['state']}: {script['reason']}", style=style)
     if total is None:
         return Text(script["state"])
-    words = [f"{figures.size(script['held_bytes'])} of {figures.size(total)}"]
+    words = [figures.part(script["held_bytes"], total)]
     if script["rate_bytes_per_s"]:
         words.append(figures.rate(script["rate_bytes_per_s"]))
     if script["remaining_s"] is not None:
@@ -168,23 +168,24 @@ def _script_words(script: Json) -> Text:
 
 
 def _peers(peers: list[Json], now_s: float, *, verbose: bool) -> RenderableType:
+    """A table of those who are here, and under it why the others are not."""
     if not peers:
-        return Text("None is connected.", style="attention")
-    made = table("name", "role", "address", "state", "in", "out", right=("in", "out"))
+        return Text("None is known.", style="attention")
+    here = table("name", "role", "address", "for", "in", "out", right=("for", "in", "out"))
+    away: list[RenderableType] = []
     for peer in peers:
-        if peer["state"] == "admitted":
-            state = Text(f"for {figures.duration(now_s - peer['since_s'])}", style="ok")
-        else:
-            state = Text(peer["reason"] or peer["state"], style="attention")
-        arrow = "→ " if peer["direction"] == "outbound" else "← "
-        made.add_row(
-            peer["name"] or "?",
+        if peer["state"] != "admitted":
+            words = f"{peer['name'] or peer['address']}: {peer['reason'] or peer['state']}."
+            away.append(Text(words, style="attention"))
+            continue
+        here.add_row(
+            peer["name"],
             ROLE_SHORT.get(peer["role"], peer["role"]),
-            arrow + peer["address"],
-            state,
+            peer["address"],
+            figures.duration(now_s - peer["since_s"]),
             figures.size(peer["received_bytes"]),
             figures.size(peer["sent_bytes"]),
         )
         if verbose and peer["node"]:
-            made.add_row("", "", Text(peer["node"], style="quiet"), peer["software"], "", "")
-    return made
+            here.add_row("", "", Text(f"{peer['node']} {peer['direction']}", style="quiet"))
+    return Group(*([here] if here.row_count else []), *away)
