@@ -1,0 +1,84 @@
+"""Central's methods of the control socket, besides those that every node has.
+
+Each takes what the schema lets through, calls the service, and shapes the answer; decisions are
+the service's. Publishing, which is a dialogue, has a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from archid.central.estate import Place
+from archid.central.publish_dialogue import PublishDialogue
+from archid.central.release_plan import ReleasePlan
+from archid.central.releases import detail_json, summary_json
+from archid.central.service import CentralService
+from archid.control.connection import Exchange, Handler
+from archid.control.credentials import Caller
+
+
+class CentralMethods:
+    """Handlers over one `CentralService`."""
+
+    def __init__(self, service: CentralService, publish: PublishDialogue) -> None:
+        self._service = service
+        self._publish = publish
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """By method name, as `ControlServer` takes them."""
+        return {
+            "publish": self._publish,
+            "release.apply": self.apply_release,
+            "release.list": self.list_releases,
+            "release.show": self.show_release,
+            "token.create": self.create_token,
+            "token.list": self.list_tokens,
+        }
+
+    async def apply_release(
+        self, caller: Caller, params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        definition, source = params["definition"], params["filename"]
+        if not params["sign"]:
+            plan = await self._service.plan_release(definition, source=source)
+            return self._plan_json(plan, signed=False)
+        expected = bytes.fromhex(params["plan"]) if params["plan"] else None
+        plan = await self._service.apply_release(
+            definition,
+            source=source,
+            by=caller.user_name,
+            expected=expected,
+            # Whoever sends back the digest of a plan has seen what it takes away.
+            confirm=expected is not None,
+        )
+        return self._plan_json(plan, signed=True)
+
+    def _plan_json(self, plan: ReleasePlan, *, signed: bool) -> dict[str, Any]:
+        epoch, serial = self._service.state.order
+        head = {"epoch": epoch, "serial": serial} if signed else None
+        return {**plan.to_json(), "signed": signed, "head": head}
+
+    async def list_releases(
+        self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        return {"releases": [summary_json(one) for one in await self._service.releases()]}
+
+    async def show_release(
+        self, _caller: Caller, params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        return detail_json(await self._service.release(params["release"]))
+
+    async def create_token(
+        self, caller: Caller, params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        place = Place(params["role"], params["site"], params["room"], params["server_kind"])
+        made = await self._service.create_token(
+            place, name=params["name"], lifetime_s=params["lifetime_s"], by=caller.user_name
+        )
+        return made.to_json()
+
+    async def list_tokens(
+        self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        return {"tokens": [row.to_json() for row in await self._service.tokens()]}

@@ -1,0 +1,1 @@
+"""The history of central's database schema, run from code by `archid.central.store`."""

@@ -1,0 +1,1 @@
+"""One module a step; each is applied once and never edited afterwards."""

@@ -1,0 +1,191 @@
+"""One `archid publish`, seen from the daemon: entries and descriptors in, a signed version out.
+
+The client walks the folder as the user who publishes and sends open descriptors; the daemon never
+opens a path of that user's. What comes is checked again here and in `archid.store.ingest`. If the
+client goes away before it says commit, nothing of it stays.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import trio
+
+from archid.central.service import CentralService
+from archid.control.connection import Exchange
+from archid.control.credentials import Caller
+from archid.errors import UsageError
+from archid.events import EventHub
+from archid.log import get_logger
+from archid.store.ingest import Ingest, Ingested
+from archid.store.intake import SourceFile
+from archid.store.library import Library
+from protocol.errors import ProtocolError
+from protocol.layout import Layout
+
+log = get_logger(__name__)
+
+PROGRESS_S: Final = 0.2
+
+
+class PublishDialogue:
+    """Handles the control method ``publish``; one object serves all of them."""
+
+    def __init__(self, service: CentralService, *, library: Library, events: EventHub) -> None:
+        self._service = service
+        self._library = library
+        self._events = events
+
+    async def __call__(
+        self, caller: Caller, params: dict[str, Any], exchange: Exchange
+    ) -> dict[str, Any]:
+        """Run one publication; raises ArchidError, and then nothing was published."""
+        started = time.monotonic()
+        name, kind = params["script"], params["kind"]
+        reserved = await self._service.begin_publication(name, kind)
+        try:
+            previous = await self._previous(reserved.previous)
+            ingest = await trio.to_thread.run_sync(
+                lambda: Ingest(
+                    self._library.paths,
+                    self._service.state.root.fleet,
+                    kind,
+                    name,
+                    reserved.version,
+                    previous=previous,
+                )
+            )
+            try:
+                await self._take_entries(ingest, exchange)
+                await _tell(exchange, ingest, "syncing")
+                ingested = await trio.to_thread.run_sync(
+                    ingest.finish, lambda _, pieces: self._library.keep_pieces(pieces.values())
+                )
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(ingest.abort)
+            await _tell(exchange, ingest, "signing")
+            return await self._record(caller, ingested, started)
+        except ProtocolError as error:
+            # A name or a link that cannot be published is the caller's to mend.
+            raise UsageError(
+                str(error), remedy="Change it in the folder, then publish again"
+            ) from error
+        finally:
+            self._service.abandon_publication(name)
+
+    async def _previous(self, manifest: Any) -> Layout | None:
+        if manifest is None or not self._library.holds(manifest):
+            return None
+        return await trio.to_thread.run_sync(self._library.layout, manifest)
+
+    async def _take_entries(self, ingest: Ingest, exchange: Exchange) -> None:
+        while True:
+            received = await exchange.receive()
+            try:
+                if received.body.get("commit"):
+                    return
+                entries = received.body["entries"]
+                await self._take_batch(ingest, entries, received.descriptors, exchange)
+            finally:
+                for descriptor in received.descriptors:
+                    os.close(descriptor)
+            await exchange.event({"event": "publish.taken", "entries": len(entries)})
+
+    async def _take_batch(
+        self,
+        ingest: Ingest,
+        entries: Sequence[dict[str, Any]],
+        descriptors: Sequence[int],
+        exchange: Exchange,
+    ) -> None:
+        """Ingest a batch in a thread, telling the client how it goes."""
+        done = False
+
+        async def stop_with_client() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                if not done:
+                    ingest.cancel()  # so that the thread ends soon; it cannot be abandoned
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_report, ingest, exchange)
+            nursery.start_soon(stop_with_client)
+            await trio.to_thread.run_sync(_ingest_entries, ingest, entries, descriptors)
+            done = True
+            nursery.cancel_scope.cancel()
+
+    async def _record(self, caller: Caller, ingested: Ingested, started: float) -> dict[str, Any]:
+        root = ingested.root
+        published, is_new = await self._service.commit_publication(root, by=caller.user_name)
+        if is_new:
+            await trio.to_thread.run_sync(self._library.add_placed, root.id)
+            await trio.to_thread.run_sync(self._library.link_script, root)
+        self._events.publish(
+            "publish.finished", manifest=root.id.hex(), script=root.name, version=published.version
+        )
+        return {
+            "manifest": published.manifest.hex(),
+            "script": published.name,
+            "kind": published.kind,
+            "version": published.version,
+            "unchanged": not is_new,
+            "files": root.files,
+            "folders": root.folders,
+            "links": root.links,
+            "size_bytes": root.size_bytes,
+            "new_bytes": ingested.new_bytes,
+            "chunks": root.chunk_count,
+            "pieces": len(root.pieces),
+            "duration_s": time.monotonic() - started,
+        }
+
+
+async def _report(ingest: Ingest, exchange: Exchange) -> None:
+    while True:
+        await trio.sleep(PROGRESS_S)
+        await _tell(exchange, ingest, "reading")
+
+
+async def _tell(exchange: Exchange, ingest: Ingest, phase: str) -> None:
+    await exchange.event(
+        {
+            "event": "publish.progress",
+            "phase": phase,
+            "files": ingest.files,
+            "bytes": ingest.bytes,
+            "new_bytes": ingest.new_bytes,
+        }
+    )
+
+
+def _ingest_entries(
+    ingest: Ingest, entries: Sequence[dict[str, Any]], descriptors: Sequence[int]
+) -> None:
+    """Entries in path order, each "file" with the next descriptor; runs in a worker thread."""
+    waiting = iter(descriptors)
+    files: list[SourceFile] = []
+    for entry in entries:
+        if entry["type"] == "file":
+            descriptor = next(waiting, None)
+            if descriptor is None:
+                raise UsageError(f"No descriptor came with the file {entry['path']!r}")
+            files.append(
+                SourceFile(entry["path"], descriptor, entry["executable"], entry["mtime_ns"])
+            )
+            continue
+        if files:
+            ingest.add_files(files)
+            files = []
+        if entry["type"] == "folder":
+            ingest.add_folder(entry["path"])
+        else:
+            ingest.add_link(entry["path"], entry["target"])
+    if files:
+        ingest.add_files(files)
+    if next(waiting, None) is not None:
+        raise UsageError("More descriptors came than files")
