@@ -203,6 +203,7 @@ def test_a_better_proof_may_follow_and_may_cross_its_welcome() -> None:
     both.client.admit()
     both.client.send(PROVE)  # sent before the Welcome to the first arrived
     both.run()
+    assert sum(isinstance(event, ProofReceived) for event in both.server_events) == 1
     assert both.states == {State.ADMITTED}
     number = both.client.next_request()
     both.client.send(GetHead(number))
