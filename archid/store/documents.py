@@ -28,6 +28,7 @@ from protocol import limits
 from protocol.envelope import Envelope
 from protocol.errors import LimitExceeded, ProtocolError
 from protocol.ids import DIGEST_BYTES, DocumentId, ListId, ManifestId, NodeId, PageId, PieceId
+from protocol.publication import MAX_PUBLICATION_BYTES
 
 log = get_logger(__name__)
 
@@ -46,17 +47,14 @@ class _Shelf:
 
 
 def _manifest_id(data: bytes) -> ManifestId:
-    return ManifestId.of(Envelope.decode(data, max_bytes=_MANIFEST_BYTES).payload)
+    return ManifestId.of(Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES).payload)
 
 
 def _document_id(data: bytes) -> DocumentId:
     return DocumentId.of(Envelope.decode(data, max_bytes=limits.MAX_DOCUMENT_BYTES).payload)
 
 
-# Signatures come on top of the largest manifest root.
-_MANIFEST_BYTES: Final = limits.MAX_MANIFEST_BYTES + 64 * limits.KIB
-
-_MANIFESTS: Final = _Shelf("manifests", _MANIFEST_BYTES, _manifest_id)
+_MANIFESTS: Final = _Shelf("manifests", MAX_PUBLICATION_BYTES, _manifest_id)
 _PIECES: Final = _Shelf("pieces", limits.MAX_PIECE_BYTES, PieceId.of, fan_out=True, checksum=False)
 _ROOTS: Final = _Shelf("roots", limits.MAX_DOCUMENT_BYTES, None)
 _HEADS: Final = _Shelf("heads", limits.MAX_DOCUMENT_BYTES, _document_id)

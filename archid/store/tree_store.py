@@ -1,0 +1,317 @@
+"""The finished trees of a node: what is here, served span by span, verified, repaired, removed.
+
+Every byte that leaves is hashed on its way: what no longer is what the manifest says is not
+served but remembered as rotten until it was repaired. Putting trees together is staging's; who
+may read one is judged where the peer is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+
+from archid.errors import NotFound
+from archid.log import get_logger
+from archid.store import repairing, syscalls
+from archid.store.errors import ChunkCorrupt, storage_error
+from archid.store.layouts import Layouts
+from archid.store.syscalls import Buffer
+from archid.store.tree_folder import TreeFolder, remove_tree
+from archid.store.verify import Damage, verify_tree
+from protocol.errors import FormatError
+from protocol.ids import ManifestId, PieceId
+from protocol.layout import Layout, Place, Span
+
+log = get_logger(__name__)
+
+
+@dataclass
+class _OpenTree:
+    folder: TreeFolder
+    piece_index: dict[PieceId, int]
+    readers: int = 0
+    released: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def open_file(self, path: str) -> int:
+        with self.lock:
+            return self.folder.open_file(path)
+
+
+class TreeStore:
+    """The trees in one folder; methods block and are safe in any thread."""
+
+    def __init__(self, trees: Path, layouts: Layouts) -> None:
+        self.trees = trees
+        self.layouts = layouts
+        self._lock = threading.Lock()
+        self._open: dict[ManifestId, _OpenTree] = {}
+        self._idle: set[ManifestId] = set()
+        self._rotten: dict[ManifestId, set[int]] = {}
+
+    def path(self, manifest: ManifestId) -> Path:
+        return self.trees / manifest.hex()
+
+    def has(self, manifest: ManifestId) -> bool:
+        """Whether the tree was placed; it appears only when every byte was verified."""
+        path = self.path(manifest)
+        return path.is_dir() and not path.is_symlink()
+
+    def manifests(self) -> list[ManifestId]:
+        """Every tree that is here, in order."""
+        found: list[ManifestId] = []
+        try:
+            names = sorted(os.listdir(self.trees))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error(error, self.trees) from error
+        for name in names:
+            try:
+                manifest = ManifestId.from_hex(name)
+            except FormatError:
+                continue
+            if self.has(manifest):
+                found.append(manifest)
+        return found
+
+    # -- serving
+
+    def span(self, manifest: ManifestId, piece: PieceId, n: int) -> tuple[Layout, Span]:
+        """The span that a peer named; raises NotFound (code unknown_span), DocumentMissing."""
+        layout = self.layouts.get(manifest)
+        try:
+            with self._reading(manifest, layout) as tree:
+                index = tree.piece_index[piece]
+            return layout, layout.spans[layout.span_index(index, n)]
+        except (KeyError, FormatError):
+            raise NotFound(
+                f"The manifest {manifest.short} has no span {n} of a piece {piece.short}",
+                code="unknown_span",
+            ) from None
+
+    def read_span(self, layout: Layout, span: Span, skip: bytes = b"") -> list[memoryview]:
+        """The bytes of a span's chunks, without those whose bit in `skip` is set, in order.
+
+        Raises ChunkCorrupt when a chunk does not hold at any of its places, NotFound when the
+        tree is not here, StorageError.
+        """
+        wanted = [
+            at
+            for n, at in enumerate(span.chunks)
+            if n // 8 >= len(skip) or not skip[n // 8] >> n % 8 & 1
+        ]
+        refs = [layout.chunk(at) for at in wanted]
+        view = memoryview(bytearray(sum(ref.length for ref in refs)))
+        with self._reading(layout.manifest, layout) as tree:
+            self._fill(tree, layout, wanted, view)
+            start = 0
+            for at, ref in zip(wanted, refs, strict=True):
+                part = view[start : start + ref.length]
+                if blake3(part).digest() != ref.id:
+                    self._mark(layout, at)
+                    self._fill_from_repeat(tree, layout, at, part)
+                start += ref.length
+        return [view] if view else []
+
+    def rotten(self, manifest: ManifestId) -> frozenset[int]:
+        """The numbers of chunks that were found damaged here and not repaired since."""
+        with self._lock:
+            return frozenset(self._rotten.get(manifest, ()))
+
+    def release_idle(self, now: float) -> None:
+        """Close trees that were not served since the last call, and forget idle layouts."""
+        self.layouts.release_idle(now)
+        with self._lock:
+            for manifest in self._idle & self._open.keys():
+                self._release(self._open.pop(manifest))
+            self._idle = set(self._open)
+
+    def close(self) -> None:
+        """Close every tree; those that are being read when their readers are done."""
+        with self._lock:
+            while self._open:
+                self._release(self._open.popitem()[1])
+
+    # -- damage
+
+    def verify(
+        self,
+        manifest: ManifestId,
+        *,
+        progress: Callable[[int], None] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> list[Damage]:
+        """Compare the tree with its manifest; empty when all is well. See `verify_tree`.
+
+        Raises DocumentMissing when the manifest is not here whole, StorageError.
+        """
+        layout = self.layouts.get(manifest)
+        damages = verify_tree(layout, self.path(manifest), progress=progress, stopped=stopped)
+        if not stopped():
+            with self._lock:
+                self._rotten.pop(manifest, None)
+        rotten = {layout.home(at) for damage in damages for at in damage.chunks}
+        if damages:
+            log.warning("tree_damaged", manifest=manifest.hex(), entries=len(damages),
+                        chunks=len(rotten))  # fmt: skip
+            with self._lock:
+                self._rotten.setdefault(manifest, set()).update(rotten)
+        return damages
+
+    def repair(
+        self,
+        manifest: ManifestId,
+        *,
+        chunks: Mapping[int, Buffer] | None = None,
+        damages: Sequence[Damage] = (),
+    ) -> None:
+        """Write verified chunks in place and mend entries that need no bytes.
+
+        Raises ChunkCorrupt, DocumentMissing, StorageError.
+        """
+        layout = self.layouts.get(manifest)
+        path = self.path(manifest)
+        repairing.mend_entries(layout, path, damages)
+        if chunks:
+            repairing.write_chunks(layout, path, chunks)
+            healed = {layout.home(at) for at in chunks}
+            with self._lock:
+                self._rotten.get(manifest, set()).difference_update(healed)
+            log.info("tree_repaired", manifest=manifest.hex(), chunks=len(chunks))
+
+    def remove(self, manifest: ManifestId) -> None:
+        """Remove a tree; readers that have files open keep them. Raises StorageError."""
+        self.layouts.forget(manifest)
+        with self._lock:
+            tree = self._open.pop(manifest, None)
+            if tree is not None:
+                self._release(tree)
+            self._rotten.pop(manifest, None)
+        path = self.path(manifest)
+        # Under another name first: a tree that is half removed must not pass for a whole one.
+        going = self.trees / f".removed-{manifest.hex()}"
+        try:
+            remove_tree(going)
+            if path.is_symlink() or not path.is_dir():
+                path.unlink(missing_ok=True)
+                return
+            path.rename(going)
+            remove_tree(going)
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def remove_leftovers(self) -> None:
+        """Finish removals that a killed process began; raises StorageError."""
+        try:
+            for name in os.listdir(self.trees):
+                if name.startswith(".removed-"):
+                    remove_tree(self.trees / name)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error(error, self.trees) from error
+
+    # -- inside
+
+    @contextlib.contextmanager
+    def _reading(self, manifest: ManifestId, layout: Layout) -> Iterator[_OpenTree]:
+        """The opened tree, which stays open until the last reader is done."""
+        with self._lock:
+            self._idle.discard(manifest)
+            tree = self._open.get(manifest)
+            if tree is None:
+                tree = self._open[manifest] = self._opened(manifest, layout)
+            tree.readers += 1
+        try:
+            yield tree
+        finally:
+            with self._lock:
+                tree.readers -= 1
+                if tree.released and not tree.readers:
+                    tree.folder.close()
+
+    def _release(self, tree: _OpenTree) -> None:
+        tree.released = True
+        if not tree.readers:
+            tree.folder.close()
+
+    def _opened(self, manifest: ManifestId, layout: Layout) -> _OpenTree:
+        try:
+            folder = TreeFolder.at(self.path(manifest))
+        except OSError as error:
+            raise self._not_here(manifest) from error
+        pieces = [ref.id for ref in layout.root.pieces]
+        # A piece that occurs again has its spans where it occurs first.
+        return _OpenTree(folder, {piece: n for n, piece in reversed(list(enumerate(pieces)))})
+
+    def _not_here(self, manifest: ManifestId) -> NotFound:
+        return NotFound(
+            f"The tree of the manifest {manifest.short} is not here", code="unknown_manifest"
+        )
+
+    def _fill(
+        self, tree: _OpenTree, layout: Layout, wanted: Sequence[int], view: memoryview
+    ) -> None:
+        """Read chunks one after the other into `view`, neighbours of a file in one call.
+
+        What cannot be read is left as it was: its hash will not hold.
+        """
+        start = 0
+        first = 0
+        while first < len(wanted):
+            place = layout.place(wanted[first])
+            length = 0
+            last = first
+            while last < len(wanted):
+                if layout.place(wanted[last]) != Place(place.file, place.offset + length):
+                    break
+                length += layout.chunk(wanted[last]).length
+                last += 1
+            self._read(tree, layout, place, view[start : start + length])
+            start += length
+            first = last
+
+    def _read(self, tree: _OpenTree, layout: Layout, place: Place, view: memoryview) -> None:
+        path = layout.files[place.file].path
+        try:
+            fd = tree.open_file(path)
+            try:
+                syscalls.pread_into(fd, view, place.offset)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.warning("tree_file_unreadable", manifest=layout.manifest.hex(), path=path,
+                        reason=error.strerror)  # fmt: skip
+
+    def _fill_from_repeat(self, tree: _OpenTree, layout: Layout, at: int, part: memoryview) -> None:
+        ref = layout.chunk(at)
+        for place in layout.places(at):
+            if place != layout.place(at):
+                self._read(tree, layout, place, part)
+                if blake3(part).digest() == ref.id:
+                    return
+        if not self.has(layout.manifest):
+            # Removed while it was being read, which is no damage.
+            with self._lock:
+                self._rotten.pop(layout.manifest, None)
+            raise self._not_here(layout.manifest)
+        path = layout.files[layout.place(at).file].path
+        raise ChunkCorrupt(ref.id, f"in {self.path(layout.manifest) / path}")
+
+    def _mark(self, layout: Layout, at: int) -> None:
+        home = layout.home(at)
+        with self._lock:
+            rotten = self._rotten.setdefault(layout.manifest, set())
+            new = home not in rotten
+            rotten.add(home)
+        if new:
+            place = layout.place(at)
+            log.warning("chunk_rotten", manifest=layout.manifest.hex(),
+                        path=layout.files[place.file].path, offset=place.offset)  # fmt: skip
