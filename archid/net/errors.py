@@ -7,6 +7,7 @@ a connection is a `PeerLost`, whoever noticed: the caller asks somebody else.
 from __future__ import annotations
 
 from archid.errors import Denied, TrustFailure, Unavailable
+from protocol.ids import NodeId
 from protocol.messages import ErrorCode
 
 
@@ -50,6 +51,14 @@ class PeerNotAdmitted(TrustFailure):
 
 class ConnectedToSelf(PeerNotAdmitted):
     """The address that was dialled is one of this node's own."""
+
+
+class AlreadyConnected(PeerLost):
+    """There is a connection to this node already; a second one is of no use."""
+
+    def __init__(self, who: str, node: NodeId) -> None:
+        super().__init__(f"{who} is connected already", ErrorCode.CLOSING)
+        self.node = node
 
 
 class TlsRefused(TrustFailure):

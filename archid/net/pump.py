@@ -7,7 +7,7 @@ What the events mean is for subclasses: `archid.net.peer` for members of the fle
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -196,15 +196,23 @@ class Pump:
 @asynccontextmanager
 async def pumping(pump: Pump) -> AsyncIterator[trio.Nursery]:
     """Run the pump's tasks during the body, whose own error comes out as it is, in no group."""
+    # Shielded, so that a cancelled body can still say goodbye; `finish` is bounded in time.
+    scopes = [trio.CancelScope(shield=True) for _ in range(3)]
+
+    async def run(task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        with scope:
+            await task()
+
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.read)
-            nursery.start_soon(pump.write)
-            nursery.start_soon(pump.watch)
+            for task, scope in zip((pump.read, pump.write, pump.watch), scopes, strict=True):
+                nursery.start_soon(run, task, scope)
             try:
                 yield nursery
             finally:
                 await pump.finish()
+                for scope in scopes:
+                    scope.cancel()
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         only = _only_error(group)

@@ -358,7 +358,7 @@ class TLSStream:
 
     def _broken(self, error: ssl.SSLError) -> PeerLost | TlsRefused:
         """What an error on an established connection means, in words."""
-        if isinstance(error, ssl.SSLEOFError):
+        if isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING":
             return PeerLost(f"{self.remote} went away without saying goodbye")
         reason = _reason(error)
         if "alert" in reason:

@@ -16,6 +16,8 @@ from archid.identity import Identity
 
 ALPN: Final = "archid/1"
 
+_IGNORE_UNEXPECTED_EOF: Final = 1 << 7  # SSL_OP_IGNORE_UNEXPECTED_EOF of OpenSSL 3
+
 
 def server_context(identity: Identity, ca_certificates: Sequence[bytes]) -> ssl.SSLContext:
     """For accepted connections; a client without a certificate gets in, but only to join.
@@ -72,4 +74,28 @@ def _only_tls13(context: ssl.SSLContext) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols([ALPN])
+    # Some builds of Python ignore a missing goodbye, so that a cut looks like a clean end.
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", _IGNORE_UNEXPECTED_EOF)
     return context
+
+
+class TlsContexts:
+    """The contexts of a node that has joined, replaced when Root names other CAs.
+
+    Connections that stand keep the context they began with.
+    """
+
+    def __init__(self, identity: Identity, ca_certificates: Sequence[bytes]) -> None:
+        self._identity = identity
+        self._ca_certificates = tuple(ca_certificates)
+        self.server = server_context(identity, ca_certificates)
+        self.client = client_context(identity, ca_certificates)
+
+    def update(self, ca_certificates: Sequence[bytes]) -> None:
+        """Believe these CAs from now on. Raises TrustFailure and changes nothing."""
+        if tuple(ca_certificates) == self._ca_certificates:
+            return
+        server = server_context(self._identity, ca_certificates)
+        client = client_context(self._identity, ca_certificates)
+        self.server, self.client = server, client
+        self._ca_certificates = tuple(ca_certificates)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from archid.log import get_logger
 from archid.net.doorkeeper import Ask
 from archid.net.errors import Refusal
 from protocol.envelope import Envelope, PublicKey
@@ -44,8 +43,6 @@ from protocol.trust import (
     TrustedDocuments,
 )
 
-_log = get_logger(__name__)
-
 PROTOCOL_VERSION: Final = 1
 
 LeafOf = Callable[[NodeId, DocumentId], Awaitable[LeafDocument | None]]
@@ -57,7 +54,8 @@ class TrustedDoorkeeper:
 
     `leaf_of` looks up stored leaves, `keep_leaf` stores this node's own when a peer had a newer
     one, and `keep` stores Roots, head and Grants of `trusted` when any of them is new; it is also
-    where the rest of the daemon learns of a new head.
+    where the rest of the daemon learns of a new head. `on_fork` raises the alarm about a head
+    with the numbers of ours.
     """
 
     def __init__(
@@ -68,6 +66,7 @@ class TrustedDoorkeeper:
         leaf_of: LeafOf,
         keep_leaf: Callable[[LeafDocument], Awaitable[None]],
         keep: Callable[[], Awaitable[None]],
+        on_fork: Callable[[DocumentId, HeadForked], None],
         software: str,
         features: tuple[str, ...] = (),
         now: Callable[[], float] = time.time,
@@ -78,6 +77,7 @@ class TrustedDoorkeeper:
         self._leaf_of = leaf_of
         self._keep_leaf = keep_leaf
         self._keep = keep
+        self._on_fork = on_fork
         self._software = software
         self._features = features
         self._now = now
@@ -137,7 +137,7 @@ class TrustedDoorkeeper:
                     raise
                 newer = True
             except HeadForked as error:
-                _log.error("head_forked", reason=str(error))
+                self._on_fork(DocumentId.of(envelope.payload), error)
                 return newer
             except HeadRolledBack:
                 return newer

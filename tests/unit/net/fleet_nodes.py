@@ -40,6 +40,7 @@ class Node:
     tls: Fleet
     leaves: dict[tuple[NodeId, DocumentId], LeafDocument] = field(default_factory=dict)
     kept: int = 0
+    forks: list[DocumentId] = field(default_factory=list)
 
     @property
     def doorkeeper(self) -> TrustedDoorkeeper:
@@ -58,6 +59,7 @@ class Node:
             leaf_of=leaf_of,
             keep_leaf=keep_leaf,
             keep=keep,
+            on_fork=lambda other, _error: self.forks.append(other),
             software="test",
             now=lambda: float(NOW_S),
         )

@@ -21,10 +21,10 @@ from archid.net.tls import TLSStream
 from protocol.connection_states import Side
 from protocol.facts import NodeFacts
 from protocol.head import Denial
-from protocol.messages import ErrorCode
+from protocol.messages import Answer, ErrorCode, Request
 from tests.unit.net.certified import shake_hands, tcp_pair
 from tests.unit.net.fleet_nodes import SETTINGS, FleetNodes, connected, meet
-from tests.unit.protocol.signed_fleet import Signer
+from tests.unit.protocol.signed_fleet import NOW_S, Signer
 
 
 @pytest.fixture
@@ -102,6 +102,26 @@ async def test_newer_roots_are_fetched_one_by_one(fleet: FleetNodes) -> None:
         assert behind.trusted.root.version == 4
         assert sorted(behind.trusted.roots) == [1, 2, 3, 4]
         assert behind.trusted.head == ahead.trusted.head
+
+
+async def test_a_forked_head_raises_the_alarm_and_the_first_one_stays(fleet: FleetNodes) -> None:
+    one, two = fleet.enrol("one"), fleet.enrol("two")
+    fleet.sign_state()
+    first = fleet.node(one)
+    fleet.head = replace(fleet.head or fleet.signed.head(), expires_s=NOW_S + 5)
+    second = fleet.node(two)
+    second.trusted.head_envelope = fleet.head_envelope
+    prove = await second.doorkeeper.prove(replace(first.doorkeeper.hello(), head_order=(0, 0)), no)
+    facts = await first.doorkeeper.judge(
+        prove, peer=second.doorkeeper.hello(), peer_key=two.public_key, ask=no
+    )
+    assert facts.name == "two"
+    assert len(first.forks) == 1
+    assert first.trusted.head != second.trusted.head
+
+
+async def no(_message: Request) -> Answer:
+    raise AssertionError("nothing has to be asked for")
 
 
 async def test_a_node_of_another_fleet_is_refused_by_tls(fleet: FleetNodes, tmp_path: Path) -> None:

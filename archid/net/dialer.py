@@ -1,0 +1,131 @@
+"""Keeps a connection to every wanted address, and never gives up.
+
+Each address has a task. What fails is tried again after a wait that doubles to a limit, less a
+random part so that a fleet does not come back all at once. When the node behind an address is
+connected by another way, the task waits until that ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+import trio
+
+from archid.addresses import Address
+from archid.errors import ArchidError
+from archid.log import get_logger
+from archid.net.errors import AlreadyConnected, ConnectedToSelf
+from archid.net.settings import DialerSettings
+from archid.net.switchboard import Switchboard
+
+_log = get_logger(__name__)
+
+DialState = Literal["connecting", "proving", "admitted", "waiting"]
+
+
+@dataclass(frozen=True)
+class Dialled:
+    """What became of one address, for ``status``."""
+
+    address: Address
+    state: DialState
+    since_s: float
+    reason: str | None = None
+    """Why the last attempt failed."""
+
+
+class Dialer:
+    """Dials what `want` says, while `run` runs."""
+
+    def __init__(
+        self,
+        switchboard: Switchboard,
+        settings: DialerSettings,
+        *,
+        random: Random,
+        now: Callable[[], float],
+    ) -> None:
+        self._switchboard = switchboard
+        self._settings = settings
+        self._random = random
+        self._now = now
+        self._wanted: dict[Address, trio.CancelScope] = {}
+        self._states: dict[Address, Dialled] = {}
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def dialled(self) -> tuple[Dialled, ...]:
+        """Every wanted address and how it stands."""
+        return tuple(self._states[address] for address in sorted(self._states))
+
+    def want(self, addresses: Iterable[Address]) -> None:
+        """Dial these from now on; connections to addresses no longer wanted are ended."""
+        wanted = set(addresses)
+        for address in self._wanted.keys() - wanted:
+            self._wanted.pop(address).cancel()
+            self._states.pop(address, None)
+        for address in sorted(wanted - self._wanted.keys()):
+            self._wanted[address] = trio.CancelScope()
+            self._note(address, "waiting", None)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._keep, address, self._wanted[address])
+
+    async def run(self) -> None:
+        """Dial until cancelled; connections then say goodbye."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for address, scope in self._wanted.items():
+                    nursery.start_soon(self._keep, address, scope)
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    async def _keep(self, address: Address, scope: trio.CancelScope) -> None:
+        settings = self._settings
+        wait_s = settings.first_wait_s
+        with scope:
+            while True:
+                admitted_at: float | None = None
+
+                def on_proven() -> None:
+                    nonlocal admitted_at
+                    admitted_at = trio.current_time()
+                    self._note(address, "admitted", None)
+
+                reason = "the connection ended"
+                try:
+                    await self._dial(address, on_proven)
+                except AlreadyConnected as error:
+                    self._note(address, "admitted", "connected by another way")
+                    await self._switchboard.wait_until_gone(error.node)
+                except ConnectedToSelf as error:
+                    reason, wait_s = str(error), settings.longest_wait_s
+                except (ArchidError, OSError) as error:
+                    reason = str(error)
+                self._note(address, "waiting", reason)
+                if admitted_at is not None:
+                    lasted_s = trio.current_time() - admitted_at
+                    # A connection that is cut again at once must not be hammered either.
+                    if lasted_s >= settings.first_wait_s:
+                        wait_s = settings.first_wait_s
+                else:
+                    _log.info("dial_failed", address=str(address), reason=reason)
+                await trio.sleep(wait_s * self._random.uniform(0.5, 1.0))
+                wait_s = min(2 * wait_s, settings.longest_wait_s)
+
+    async def _dial(self, address: Address, on_proven: Callable[[], None]) -> None:
+        self._note(address, "connecting", self._states[address].reason)
+        with trio.move_on_after(self._settings.connect_timeout_s) as scope:
+            tcp = await trio.open_tcp_stream(address.host, address.port)
+        if scope.cancelled_caught:
+            raise OSError(f"{address} did not accept a connection in time")
+        self._note(address, "proving", None)
+        await self._switchboard.dialled(tcp, on_proven)
+
+    def _note(self, address: Address, state: DialState, reason: str | None) -> None:
+        if address in self._wanted:
+            self._states[address] = Dialled(address, state, self._now(), reason)
