@@ -260,8 +260,8 @@ class Connection:
         handler = self._handlers.get(method.name)
         if handler is None:
             raise UsageError(
-                f"{method.name} is answered by {' or '.join(method.roles)} only,"
-                f" and this node is {self._role}",
+                f"Only {' and '.join(method.roles)} nodes answer {method.name},"
+                f" and this node's role is {self._role}",
                 remedy="Run the command there, or point --socket at that daemon",
                 code="wrong_role",
             )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 from archid.cli.options import session_command
 from archid.cli.session import Session
 
@@ -9,7 +12,10 @@ from archid.cli.session import Session
 @session_command("run")
 def command(session: Session) -> None:
     """Run the daemon in the foreground until it is stopped (SIGTERM, Ctrl-C or archid stop)."""
-    # Nothing of the terminal's side is imported here: this process stays, and its memory counts.
+    # This process stays, and its memory counts: nothing of the terminal's side is imported here,
+    # and structlog, which takes rich along wherever it finds it, is told that there is none.
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    modules.setdefault("rich", None)
     import trio
 
     from archid.daemon import run

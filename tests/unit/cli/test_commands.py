@@ -1,0 +1,424 @@
+"""Commands as processes of their own, against a real control server in the test."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import trio
+
+from archid.control.connection import Exchange
+from archid.control.credentials import Caller
+from archid.control.schema import OUTPUTS
+from archid.control.server import Handler
+from archid.errors import Conflict
+from tests.unit.cli.conftest import PROJECT, archid, archid_beside, interrupted
+from tests.unit.control import samples
+from tests.unit.control.conftest import Serving
+
+Json = dict[str, Any]
+
+TARGET: Json = {
+    "node": samples.HASH,
+    "name": "lyon-3-salle",
+    "site": "lyon-confluence",
+    "room": "3",
+    "server_kind": "salle",
+}
+SCRIPT: Json = {
+    "kind": "feature",
+    "script": "blue-hour-feature",
+    "version": 2,
+    "manifest": samples.HASH,
+    "size_bytes": 301_000_000,
+}
+PLAN: Json = {
+    "plan": samples.HASH,
+    "signed": False,
+    "action": "change",
+    "release": samples.RELEASE,
+    "name": "blue-hour",
+    "generation": 4,
+    "previous_generation": 3,
+    "prefetch_s": samples.NOW_S,
+    "start_s": samples.NOW_S + 86_400,
+    "end_s": samples.NOW_S + 40 * 86_400,
+    "changes": [{"field": "start", "before": "2026-10-14", "after": "2026-10-15"}],
+    "scripts": [{**SCRIPT, "change": "changed"}],
+    "targets": [{**TARGET, "change": "added"}]
+    + [{**TARGET, "name": f"paris-{n}", "change": "unchanged"} for n in range(20)],
+    "warnings": ["The release starts in less than a day"],
+    "head": None,
+}
+SUMMARY: Json = {
+    "release": samples.RELEASE,
+    "name": "blue-hour",
+    "generation": 3,
+    "state": "active",
+    "prefetch_s": samples.NOW_S,
+    "start_s": samples.NOW_S,
+    "end_s": samples.NOW_S + 86_400,
+    "target_count": 1,
+    "size_bytes": 301_000_000,
+}
+
+
+def answering(result: Json) -> Handler:
+    async def answer(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
+        return result
+
+    return answer
+
+
+async def release_apply(_caller: Caller, params: Json, _exchange: Exchange) -> Json:
+    if params["sign"]:
+        if params["plan"] != samples.HASH:
+            raise Conflict("The plan is outdated", code="plan_outdated")
+        return {**PLAN, "signed": True, "head": {"epoch": 1, "serial": 42}}
+    return {**PLAN, "action": "none"} if "nothing" in params["definition"] else PLAN
+
+
+async def token_create(_caller: Caller, params: Json, _exchange: Exchange) -> Json:
+    place = {key: params[key] for key in ("role", "name", "site", "room", "server_kind")}
+    return {
+        **place,
+        "token": "archid-join-" + "A" * 300,
+        "id": "0123456789abcdef",
+        "expires_s": samples.NOW_S + params["lifetime_s"],
+        "addresses": ["central.example.net:4777"],
+    }
+
+
+async def verify(_caller: Caller, _params: Json, exchange: Exchange) -> Json:
+    await exchange.event(
+        {
+            "event": "verify.progress",
+            "manifest": samples.HASH,
+            "name": "x",
+            "version": 1,
+            "checked_bytes": 1,
+            "total_bytes": 2,
+        }
+    )
+    damage = {"path": "panels/1.bin", "reason": "corrupt", "sentence": "its bytes have changed"}
+    tree = {
+        "manifest": samples.HASH,
+        "name": "blue-hour-feature",
+        "kind": "feature",
+        "version": 2,
+        "ok": False,
+        "checked_bytes": 2,
+        "damage": [damage],
+    }
+    return {"ok": False, "trees": [tree]}
+
+
+HANDLERS: dict[str, Handler] = {
+    "status": answering(samples.STATUS),
+    "scripts": answering({"scripts": [samples.SCRIPT]}),
+    "verify": verify,
+    "release.apply": release_apply,
+    "release.list": answering({"releases": [SUMMARY]}),
+    "release.show": answering(
+        {
+            **SUMMARY,
+            "scripts": [SCRIPT],
+            "targets": [{**TARGET, "state": "active"}],
+            "applied_s": samples.NOW_S,
+        }
+    ),
+    "token.create": token_create,
+    "token.list": answering(
+        {
+            "tokens": [
+                {
+                    "id": "0123456789abcdef",
+                    "role": "repo",
+                    "name": "repo-paris",
+                    "site": "paris",
+                    "room": "",
+                    "server_kind": "",
+                    "created_s": samples.NOW_S,
+                    "expires_s": samples.NOW_S,
+                    "state": "used",
+                    "used_s": samples.NOW_S,
+                    "node": samples.HASH,
+                }
+            ]
+        }
+    ),
+    "leave": answering(
+        {
+            "node": samples.HASH,
+            "fleet": samples.HASH,
+            "fleet_name": "ICE Europe",
+            "removed": ["/var/lib/archid/identity"],
+        }
+    ),
+    "stop": answering({"stopping": True}),
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words", "code", "shown"),
+    [
+        ("status", "status", 0, "61 minutes behind"),
+        ("scripts", "scripts", 0, "blue-hour-feature"),
+        ("verify", "verify", 7, "panels/1.bin: its bytes have changed"),
+        ("release.list", "release list", 0, "301 MB"),
+        ("release.show", "release show blue-hour", 0, "lyon-3-salle"),
+        ("release.apply", "release apply - --dry-run", 0, "12 more servers"),
+        ("release.apply", "release apply - --yes", 0, "generation 3 to 4"),
+        ("token.list", "token list", 0, "repo-paris"),
+        ("token.create", "token create --role repo --name r --lifetime 2h", 0, "archid-join-"),
+        ("leave", "leave --yes", 0, "ICE Europe"),
+        ("stop", "stop", 0, ""),
+        ("version", "--version", 0, "archid 0."),
+    ],
+)
+async def test_every_command_prints_a_screen_and_json_that_fits_its_schema(
+    serving: Serving, schema: str, words: str, code: int, shown: str
+) -> None:
+    async with serving(HANDLERS) as path:
+        arguments = ["--socket", path, *words.split()]
+        screen = await archid_beside(*arguments, stdin="x", COLUMNS="80")
+        as_json = await archid_beside(*arguments, "--json", stdin="x")
+    assert screen.code == as_json.code == code
+    assert shown in screen.out
+    # a token and an id are never broken; everything else fits 80 columns
+    assert all(len(line) <= 80 for line in screen.out.splitlines() if "archid-join" not in line)
+    assert not any(line != line.rstrip() for line in screen.err.splitlines() if "→" in line)
+    jsonschema.validate(as_json.json(), OUTPUTS[schema])
+    assert as_json.err == ""
+
+
+async def test_without_a_terminal_nothing_is_signed_unasked(serving: Serving) -> None:
+    async with serving(HANDLERS) as path:
+        refused = await archid_beside("--socket", path, "release", "apply", "-", stdin="x")
+        nothing = await archid_beside("--socket", path, "release", "apply", "-", stdin="nothing")
+        signed = await archid_beside("--socket", path, "release", "apply", "-", "--yes", stdin="x")
+    assert (refused.code, nothing.code, signed.code) == (2, 0, 0)
+    assert "Changed release" in refused.out
+    assert "--yes" in refused.err
+    assert "head 1/42" in signed.err
+
+
+async def test_errors_are_a_sentence_and_a_remedy_or_json(serving: Serving, tmp_path: Path) -> None:
+    absent = tmp_path / "absent.sock"
+    for words in (["status"], ["publish", tmp_path, "--script", "s", "--kind", "loop"]):
+        person = archid("--socket", absent, *words)
+        program = archid("--socket", absent, *words, "--json")
+        assert person.code == program.code == 5
+        assert person.out == ""
+        assert len(person.err.splitlines()) == 2
+        assert "No archid runs here" in person.err
+        assert "\x1b" not in person.err
+        error = program.json()
+        jsonschema.validate(error, OUTPUTS["error"])
+        assert error["error"]["code"] == "daemon_absent"
+    async with serving({"status": HANDLERS["status"]}, role="ice") as path:
+        wrong_role = await archid_beside("--socket", path, "release", "list")
+    assert wrong_role.code == 2
+    assert "Only central nodes answer release.list, and this node's role is ice." in wrong_role.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stats"], "Did you mean archid status?"),
+        (["status", "--colour"], "No such option"),
+        (["publish"], "Missing"),
+        (["token", "create", "--role", "ice", "--name", "x"], "needs --site, --room and --kind"),
+        (["release", "apply", "/nowhere.toml"], "cannot be read"),
+        (["release", "apply", "x", "--yes", "--dry-run"], "contradict"),
+        (["join"], "Either a token or --token-file"),
+        (["verify", "x", "--manifest", "y"], "cannot both be given"),
+        (["publish", ".", "--script", "a/b", "--kind", "sas"], "name of a script"),
+        (["publish", ".", "--script", "é" * 150, "--kind", "sas"], "name of a script"),
+        (["--config", "/nowhere.toml", "status"], "There is no configuration file /nowhere.toml"),
+        (["init", "x", "--root-keys", "/tmp/x"], "configures the role 'ice'"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_says_what(words: list[str], said: str) -> None:
+    outcome = archid(*words, env={"ARCHID_CONFIG": str(PROJECT / "config" / "ice.toml")})
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_config_check_and_show_need_no_daemon(tmp_path: Path) -> None:
+    central = PROJECT / "config" / "central.toml"
+    check = archid("config", "check", "--config", central, "--json")
+    jsonschema.validate(check.json(), OUTPUTS["config.check"])
+    show = archid("config", "show", "--config", central, "--json")
+    jsonschema.validate(show.json(), OUTPUTS["config.show"])
+    assert "[network]" in archid("config", "show", "--config", central).out
+    broken = tmp_path / "broken.toml"
+    broken.write_text('version = 1\n[node]\nrole = "ice"\nnmae = "x"\n')
+    outcome = archid("config", "check", "--config", broken)
+    assert outcome.code == 2
+    assert "name" in outcome.err
+    assert str(broken) in outcome.err
+
+
+async def test_doctor_finds_what_is_wrong_and_says_what_to_do(
+    serving: Serving, tmp_path: Path
+) -> None:
+    config = tmp_path / "ice.toml"
+    (tmp_path / "state").mkdir(mode=0o777)
+    (tmp_path / "state").chmod(0o777)
+    config.write_text(
+        'version = 1\n[node]\nrole = "ice"\n[network]\nlisten = ["127.0.0.1:0"]\n'
+        f'[storage]\nstate = "{tmp_path}/state"\nscripts = "{tmp_path}/scripts"\n'
+        f'[control]\nsocket = "{tmp_path}/control.sock"\n'
+    )
+    outcome = archid("doctor", "--config", config, "--json")
+    report = outcome.json()
+    jsonschema.validate(report, OUTPUTS["doctor"])
+    states = {check["check"]: check["state"] for check in report["checks"]}
+    assert outcome.code == 1
+    assert states["configuration"] == "ok"
+    assert states["state folder"] == "failed"
+    assert states["daemon"] == "failed"
+    assert states["ports"] == "ok"
+    async with serving(HANDLERS):
+        outcome = await archid_beside("doctor", "--config", config)
+    assert "1 h 1 min behind the newest head" in outcome.out
+    assert "chmod o=" in outcome.out
+    missing = archid("doctor", "--config", "/nowhere.toml", "--json")
+    assert missing.code == 1
+    jsonschema.validate(missing.json(), OUTPUTS["doctor"])
+
+
+def test_a_bug_is_a_sentence_and_a_file(tmp_path: Path) -> None:
+    code = (
+        "import sys; from archid.cli import main, session\n"
+        "def broken(self, method, params=None): raise KeyError('boom')\n"
+        "session.Session.call = broken\n"
+        "sys.exit(main.run(['status']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    (crash,) = tmp_path.iterdir()
+    assert str(crash) in done.stderr
+    assert "KeyError: 'boom'" in crash.read_text()
+    assert crash.stat().st_mode & 0o077 == 0
+
+
+async def test_a_reader_that_leaves_early_is_no_error(serving: Serving) -> None:
+    many = {"scripts": [samples.SCRIPT] * 5000}
+
+    def shell(path: Path) -> subprocess.CompletedProcess[str]:
+        command = f"{sys.executable} -m archid --socket {path} scripts --json | head -1"
+        return subprocess.run(
+            ["bash", "-c", command],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=PROJECT,
+        )
+
+    async with serving({"scripts": answering(many)}) as path:
+        done = await trio.to_thread.run_sync(shell, path)
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+async def test_ctrl_c_ends_with_130_and_cancels_the_request(serving: Serving) -> None:
+    started, cancelled = trio.Event(), trio.Event()
+
+    async def wait(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
+        started.set()
+        try:
+            return await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with serving({"verify": wait}) as path:
+        with trio.fail_after(30):
+            code, err = await interrupted(started, "--socket", path, "verify")
+            await cancelled.wait()
+    assert code == 130
+    assert err.strip().startswith("Interrupted")
+
+
+def on_a_terminal(*words: object, **env: str) -> str:
+    """What a person sees: the command on a pseudo terminal of 80 columns."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "archid", *map(str, words)],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        cwd=PROJECT,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", **env},
+    ) as process:
+        os.close(follower)
+        seen = b""
+        try:
+            while data := os.read(leader, 65536):
+                seen += data
+        except OSError:
+            pass  # the last writer closed it
+        finally:
+            os.close(leader)
+        assert process.wait() in {0, 7}
+    return seen.decode()
+
+
+async def test_colour_follows_the_terminal_and_no_color(serving: Serving) -> None:
+    async with serving(HANDLERS) as path:
+        coloured = await trio.to_thread.run_sync(lambda: on_a_terminal("--socket", path, "status"))
+        plain = await trio.to_thread.run_sync(
+            lambda: on_a_terminal("--socket", path, "status", NO_COLOR="1")
+        )
+        piped = await archid_beside("--socket", path, "status")
+    assert "\x1b[33m" in coloured
+    assert "\x1b[33m" not in plain
+    assert "\x1b" not in piped.out
+
+
+async def test_bars_are_for_terminals_only_and_quiet_means_quiet(serving: Serving) -> None:
+    async with serving(HANDLERS) as path:
+        shown = await trio.to_thread.run_sync(lambda: on_a_terminal("--socket", path, "verify"))
+        quiet = await trio.to_thread.run_sync(
+            lambda: on_a_terminal("--socket", path, "verify", "-q")
+        )
+        piped = await archid_beside("--socket", path, "verify")
+    assert "Verifying" in shown
+    assert "Verifying" not in quiet
+    assert piped.err == ""
+
+
+def test_the_version_is_quick_and_the_daemons_side_imports_no_terminal() -> None:
+    best_s = 9.0
+    for _ in range(5):
+        before = time.perf_counter()
+        assert archid("--version").out.startswith("archid ")
+        best_s = min(best_s, time.perf_counter() - before)
+    assert best_s < 0.25
+    code = (
+        "import sys, trio, archid.cli.main\n"
+        "trio.run = lambda run, config: None\n"
+        "assert archid.cli.main.run(['run', '--config', 'config/ice.toml']) == 0\n"
+        "import archid.control.server\n"
+        "print({'rich.console', 'sqlalchemy', 'jsonschema', 'archid.central'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PROJECT
+    )
+    assert done.stdout.strip() == "set()"
