@@ -125,8 +125,6 @@ def _scan(raw: bytes) -> None:
                 start = position - step - 9
                 count = int.from_bytes(raw[position + 1 : start], "big")
                 position = start
-            if count > end - position:
-                raise FormatError("cut short")
             outer.append(left)
             if len(outer) > MAX_NESTING:
                 raise FormatError(f"nested deeper than {MAX_NESTING}")

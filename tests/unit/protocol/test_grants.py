@@ -121,6 +121,9 @@ def test_a_proof_is_refused_when_a_count_or_a_place_is_a_lie() -> None:
     assert proof.item_count == 4
     for count in (1, 2, 3, 5, 6):
         refused(replace(proof, item_count=count))
+        # The path of the facts has the same length in a list of three: only the bound count
+        # tells, and without it a proof could hide that there is more.
+        refused(replace(LEAF.proof(), item_count=count))
     refused(replace(proof, entry_index=SAS_ITEM))
     refused(replace(proof, entry_index=99))
     refused(replace(proof, entry_path=()))
