@@ -181,9 +181,7 @@ def withdraw_release(connection: Connection, name: str, *, by: str, now_s: int) 
 
     Raises NotFound, Conflict when it is withdrawn already.
     """
-    current = current_release(connection, name)
-    if current is None:
-        raise unknown_release(connection, name)
+    current = known_release(connection, name)
     if current.state == STATE_WITHDRAWN:
         raise Conflict(f"The release '{current.name}' is withdrawn already")
     generation = current.generation + 1
@@ -208,11 +206,13 @@ def list_releases(connection: Connection) -> list[CurrentRelease]:
     return [release for release in found if release is not None]
 
 
-def unknown_release(connection: Connection, name: str) -> NotFound:
-    """The error for a release that is not there; the caller raises it."""
+def known_release(connection: Connection, name: str) -> CurrentRelease:
+    """The release of this name or id; raises NotFound, which lists some that there are."""
+    if (found := current_release(connection, name)) is not None:
+        return found
     known = connection.execute(sa.select(releases.c.name).order_by(releases.c.name)).scalars().all()
     shown = ", ".join(f"'{each}'" for each in known[:8])
-    return NotFound(
+    raise NotFound(
         f"There is no release '{name}'",
         remedy=f"Known are {shown}" if known else "Apply a release definition first",
     )

@@ -1,21 +1,15 @@
 """Central's work behind one door: what control handlers, the join desk and the daemon call.
 
-Each method hops once into the one thread that owns the database, does everything there in one
-transaction (the change, and signing what follows from it), puts the new documents into the store,
-and back in trio's thread tells the daemon that there is a new state. Decisions are in the modules
-that own a subject; here they are only put in order.
+Each method is one change to the ledger or one look into it. Decisions are in the modules that own
+a subject; here they are only put in order, and each outcome is logged once.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
 
-import sqlalchemy as sa
-import trio
 from sqlalchemy.engine import Connection
 
 from archid.addresses import Address
@@ -27,9 +21,7 @@ from archid.central.estate import (
     present_nodes,
     remove_node,
 )
-from archid.central.importing import collect_documents, import_documents
-from archid.central.kept_documents import keep_documents
-from archid.central.keys import OnlineKeys
+from archid.central.ledger import Denials, Ledger
 from archid.central.publishing import (
     NextVersion,
     PublishedVersion,
@@ -38,114 +30,49 @@ from archid.central.publishing import (
     record_publication,
     release_names,
 )
-from archid.central.recovery import CentralGate, GateState, HeadMark
+from archid.central.recovery import CentralGate, GateState
 from archid.central.release_definition import parse_release
 from archid.central.release_plan import CurrentRelease, ReleasePlan
 from archid.central.releases import (
-    current_release,
+    known_release,
     list_releases,
     plan,
-    unknown_release,
     withdraw_release,
     write_release,
 )
-from archid.central.signed_state import SignedState, load_state
-from archid.central.signing import refresh_at_s, sign_state
-from archid.central.store import CentralDatabase, database_url
-from archid.central.tables import heads
-from archid.central.tokens import TokenRow, create_token, list_tokens, redeem_token
+from archid.central.signed_state import SignedState
+from archid.central.succession import Succession
+from archid.central.tokens import (
+    Admission,
+    NewToken,
+    TokenRow,
+    create_token,
+    list_tokens,
+    redeem_token,
+)
 from archid.config import CentralSettings
-from archid.errors import ArchidError, Conflict, StorageError, TrustFailure, UsageError
+from archid.errors import Conflict, UsageError
 from archid.log import get_logger
 from archid.net.certificates import issue
 from archid.store.documents import DocumentStore
-from protocol.envelope import Envelope, PublicKey
-from protocol.errors import LimitExceeded, ProtocolError, TrustError
-from protocol.head import DENIED_NODE, DENIED_RELEASE, Head
-from protocol.ids import DocumentId, ManifestId, NodeId
+from protocol.envelope import PublicKey
+from protocol.head import DENIED_NODE, DENIED_RELEASE
+from protocol.ids import ManifestId, NodeId
 from protocol.join_token import JoinToken
-from protocol.limits import MAX_HEAD_BYTES, MAX_ROOT_BYTES
 from protocol.manifest import ManifestRoot
-from protocol.root import Root
-from protocol.trust import SignatureMissing, signed_by_role
 
 log = get_logger(__name__)
-T = TypeVar("T")
-
-LONGEST_NAP_S: Final = 60.0
-SHORTEST_NAP_S: Final = 1.0
-Denials = Sequence[tuple[str, bytes]]
-
-
-@dataclass(frozen=True)
-class NewToken:
-    """A token that was just made; `text` is shown once and kept nowhere."""
-
-    text: str
-    row: TokenRow
-    addresses: tuple[str, ...]
-
-    def __repr__(self) -> str:
-        return f"NewToken({self.row.token.hex()})"
-
-    def to_json(self) -> dict[str, object]:
-        """As the control socket answers ``token.create``."""
-        shown = self.row.to_json()
-        kept = ("id", "role", "name", "site", "room", "server_kind", "expires_s")
-        return {
-            "token": self.text,
-            "addresses": list(self.addresses),
-            **{key: shown[key] for key in kept},
-        }
-
-
-@dataclass(frozen=True)
-class Admission:
-    """What a newcomer is given: the fields of `protocol.messages.JoinAccepted`, and its node."""
-
-    node: Node
-    certificate: bytes
-    roots: tuple[bytes, ...]
-    head: bytes
-    grants: bytes
-    leaf: bytes
 
 
 class CentralService:
-    """The facade. Open it before trio runs or in a thread; then call it from trio's thread.
+    """The facade. Open it before trio runs or in a thread; then call it from trio's thread."""
 
-    `changed` is called in trio's thread with every new state, once its documents are kept.
-    """
-
-    def __init__(
-        self,
-        database: CentralDatabase,
-        keys: OnlineKeys,
-        state: SignedState,
-        gate: CentralGate,
-        signed_heads: dict[tuple[int, int], DocumentId],
-        *,
-        settings: CentralSettings,
-        node: NodeId,
-        addresses: Sequence[Address],
-        documents: DocumentStore,
-        changed: Callable[[SignedState], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._database = database
-        self._keys = keys
-        self._state = state
-        self._gate = gate
-        self._signed_heads = signed_heads
-        self._settings = settings
+    def __init__(self, ledger: Ledger, *, node: NodeId, addresses: Sequence[Address]) -> None:
+        self._ledger = ledger
+        self._succession = Succession(ledger)
         self._node = node
         self._addresses = tuple(str(address) for address in addresses)
-        self._documents = documents
-        self._changed = changed
-        self._clock = clock
-        self._one_thread = trio.CapacityLimiter(1)
         self._publishing: set[str] = set()
-        self._unkept = False
 
     @classmethod
     def open(
@@ -161,60 +88,28 @@ class CentralService:
     ) -> CentralService:
         """Open the database in `state` (or where the settings say) and the online keys. Blocks.
 
-        `addresses` are where joiners reach central. Raises StorageError, Conflict, Unavailable.
+        `addresses` are where joiners reach central; `changed` is called in trio's thread with
+        every new state, once its documents are in `documents`. Raises StorageError, Conflict,
+        Unavailable.
         """
-        keys = OnlineKeys.load(state)
-        database = CentralDatabase.open(database_url(settings.database, state))
-        try:
-            with database.read() as connection:
-                loaded = load_state(connection)
-                if loaded is None:
-                    raise Conflict(
-                        "Central's database holds no fleet",
-                        remedy="Make one with archid init, or restore the database from a backup",
-                        code="no_fleet",
-                    )
-                repos = _repos(connection)
-                signed_heads = {
-                    (row.epoch, row.serial): _mark(row.envelope).id
-                    for row in connection.execute(
-                        sa.select(heads.c.epoch, heads.c.serial, heads.c.envelope)
-                    )
-                }
-            keep_documents(loaded, documents)
-        except BaseException:
-            database.close()
-            raise
-        gate = CentralGate(
-            HeadMark.of(loaded.head), repos=repos, signed=signed_heads.get, now=clock()
+        ledger = Ledger.open(
+            settings, state=state, documents=documents, changed=changed, clock=clock
         )
-        return cls(
-            database,
-            keys,
-            loaded,
-            gate,
-            signed_heads,
-            settings=settings,
-            node=node,
-            addresses=addresses,
-            documents=documents,
-            changed=changed,
-            clock=clock,
-        )
+        return cls(ledger, node=node, addresses=addresses)
 
     def close(self) -> None:
         """Close the database; nothing may be called afterwards."""
-        self._database.close()
+        self._ledger.close()
 
     @property
     def state(self) -> SignedState:
         """What was signed last."""
-        return self._state
+        return self._ledger.state
 
     @property
     def gate(self) -> CentralGate:
         """Whether central may sign, and if not, why."""
-        return self._gate
+        return self._ledger.gate
 
     # -- joining
 
@@ -227,38 +122,38 @@ class CentralService:
                 "A token must say where central is reached",
                 remedy="Set [network] advertise in central's configuration and restart it",
             )
-        lifetime = lifetime_s or int(self._settings.token_lifetime.total_seconds())
-        self._gate.require_open(now=self._clock())
+        lifetime = lifetime_s or int(self._ledger.settings.token_lifetime.total_seconds())
+        self._ledger.gate.require_open(now=self._ledger.clock())
 
         def work() -> NewToken:
-            with self._database.write() as connection:
+            with self._ledger.database.write() as connection:
                 secret, row = create_token(
                     connection,
                     place=place,
                     name=name,
                     lifetime_s=lifetime,
                     by=by,
-                    now_s=int(self._clock()),
+                    now_s=self._ledger.now_s,
                 )
             text = JoinToken(
                 addresses=self._addresses,
                 central=self._node,
-                fingerprint=self._state.root.fingerprint,
+                fingerprint=self._ledger.state.root.fingerprint,
                 token_id=secret.token,
                 secret=secret.secret,
-                fleet_name=self._state.root.fleet_name,
+                fleet_name=self._ledger.state.root.fleet_name,
                 role=place.role,
                 expires_s=row.expires_s,
             ).encode()
             return NewToken(text, row, self._addresses)
 
-        made = await self._hop(work)
+        made = await self._ledger.hop(work)
         log.info("join_prepared", id=made.row.token.hex(), role=place.role, by=by)
         return made
 
     async def tokens(self) -> list[TokenRow]:
         """Every token, newest first."""
-        return await self._read(lambda found: list_tokens(found, now_s=int(self._clock())))
+        return await self._ledger.read(lambda found: list_tokens(found, now_s=self._ledger.now_s))
 
     async def redeem(
         self,
@@ -283,17 +178,17 @@ class CentralService:
                 key=public_key,
                 name=name,
                 role=role,
-                now_s=int(self._clock()),
+                now_s=self._ledger.now_s,
             )
 
-        node, is_new = await self._change(change, reason="a node joined")
+        node, is_new = await self._ledger.change(change, reason="a node joined")
         if is_new:
             log.info("node_joined", node=node.node.short, name=node.name, role=node.place.role)
-        state = self._state
+        state = self._ledger.state
         return Admission(
             node=node,
             certificate=issue(
-                self._keys.ca_key, state.root.ca_certificates[0], node.key, node.node
+                self._ledger.keys.ca_key, state.root.ca_certificates[0], node.key, node.node
             ),
             roots=state.roots,
             head=state.head_envelope,
@@ -305,14 +200,14 @@ class CentralService:
         """The newcomer has stored everything and is ready; raises NotFound."""
 
         def work() -> Node:
-            with self._database.write() as connection:
-                return mark_ready(connection, node, now_s=int(self._clock()))
+            with self._ledger.database.write() as connection:
+                return mark_ready(connection, node, now_s=self._ledger.now_s)
 
-        return await self._hop(work)
+        return await self._ledger.hop(work)
 
     async def nodes(self) -> list[Node]:
         """Every node that has not left, by name."""
-        return await self._read(present_nodes)
+        return await self._ledger.read(present_nodes)
 
     async def remove_node(self, name: str, *, confirm: bool = False, by: str) -> Node:
         """Take a node (by name or id) out of the fleet and deny it at once.
@@ -322,10 +217,10 @@ class CentralService:
 
         def change(connection: Connection) -> tuple[Node, Denials]:
             node = find_node(connection, name)
-            remove_node(connection, node, now_s=int(self._clock()))
+            remove_node(connection, node, now_s=self._ledger.now_s)
             return node, [(DENIED_NODE, bytes(node.node))]
 
-        node, _ = await self._change(
+        node, _ = await self._ledger.change(
             change,
             reason=f"{name} was removed by {by}",
             confirm=confirm,
@@ -342,7 +237,7 @@ class CentralService:
         Raises UsageError for the name or the kind, Conflict when the script is of another kind
         or is being published, Unavailable while central asks the REPOs.
         """
-        self._gate.require_open(now=self._clock())
+        self._ledger.gate.require_open(now=self._ledger.clock())
         if name in self._publishing:
             raise Conflict(
                 f"The script '{name}' is being published already",
@@ -351,7 +246,7 @@ class CentralService:
             )
         self._publishing.add(name)
         try:
-            return await self._read(lambda connection: next_version(connection, name, kind))
+            return await self._ledger.read(lambda connection: next_version(connection, name, kind))
         except BaseException:
             self._publishing.discard(name)
             raise
@@ -371,15 +266,15 @@ class CentralService:
 
         def change(connection: Connection) -> tuple[PublishedVersion, bool]:
             published, is_new = record_publication(
-                connection, self._keys, root, by=by, now_s=int(self._clock())
+                connection, self._ledger.keys, root, by=by, now_s=self._ledger.now_s
             )
-            self._documents.put_manifest(published.envelope)
+            self._ledger.documents.put_manifest(published.envelope)
             return published, is_new
 
-        if root.fleet != self._state.root.fleet:
+        if root.fleet != self._ledger.state.root.fleet:
             raise UsageError("The manifest belongs to another fleet")
         try:
-            published, is_new = await self._change(
+            published, is_new = await self._ledger.change(
                 change, reason=f"{root.name} was published by {by}"
             )
         finally:
@@ -389,11 +284,11 @@ class CentralService:
 
     async def scripts(self) -> list[PublishedVersion]:
         """The catalogue by name and version."""
-        return await self._read(published_versions)
+        return await self._ledger.read(published_versions)
 
     async def release_names(self) -> dict[ManifestId, list[str]]:
         """For each manifest, the active releases that have it."""
-        return await self._read(release_names)
+        return await self._ledger.read(release_names)
 
     # -- releases
 
@@ -403,8 +298,10 @@ class CentralService:
         Raises UsageError naming every mistake; `source` is what it calls the file.
         """
         parsed = parse_release(definition, source=source)
-        now_s = int(self._clock())
-        return await self._read(lambda found: plan(found, parsed, source=source, now_s=now_s))
+        now_s = self._ledger.now_s
+        return await self._ledger.read(
+            lambda found: plan(found, parsed, source=source, now_s=now_s)
+        )
 
     async def apply_release(
         self,
@@ -424,7 +321,7 @@ class CentralService:
         parsed = parse_release(definition, source=source)
 
         def change(connection: Connection) -> tuple[ReleasePlan, Denials]:
-            now_s = int(self._clock())
+            now_s = self._ledger.now_s
             agreed = plan(connection, parsed, source=source, now_s=now_s)
             if expected is not None and agreed.digest != expected:
                 raise Conflict(
@@ -438,7 +335,7 @@ class CentralService:
                 return agreed, [(DENIED_RELEASE, bytes(agreed.release))]
             return agreed, []
 
-        agreed, _ = await self._change(
+        agreed, _ = await self._ledger.change(
             change,
             reason=f"release {parsed.name} was applied by {by}",
             confirm=confirm,
@@ -461,10 +358,10 @@ class CentralService:
         """Take a release away from every server; raises NotFound, Conflict, TakesAway."""
 
         def change(connection: Connection) -> tuple[CurrentRelease, Denials]:
-            taken = withdraw_release(connection, name, by=by, now_s=int(self._clock()))
+            taken = withdraw_release(connection, name, by=by, now_s=self._ledger.now_s)
             return taken, [(DENIED_RELEASE, bytes(taken.release))]
 
-        taken, _ = await self._change(
+        taken, _ = await self._ledger.change(
             change,
             reason=f"release {name} was withdrawn by {by}",
             confirm=confirm,
@@ -475,209 +372,32 @@ class CentralService:
 
     async def releases(self) -> list[CurrentRelease]:
         """Every release by name."""
-        return await self._read(list_releases)
+        return await self._ledger.read(list_releases)
 
     async def release(self, name: str) -> CurrentRelease:
         """One release by name or id; raises NotFound."""
+        return await self._ledger.read(lambda connection: known_release(connection, name))
 
-        def look(connection: Connection) -> CurrentRelease:
-            found = current_release(connection, name)
-            if found is None:
-                raise unknown_release(connection, name)
-            return found
-
-        return await self._read(look)
-
-    # -- heads over time, and central coming back
-
-    async def tick(self) -> float:
-        """Refresh the head if it is time; returns after how many seconds to ask again."""
-        now = self._clock()
-        refresh_s = int(self._settings.head_refresh.total_seconds())
-        self._gate.tick(now=now)
-        if not self._gate.is_open:
-            return SHORTEST_NAP_S
-        due_s = refresh_at_s(self._state.head, refresh_s=refresh_s)
-        if self._unkept:
-            await self._keep_again()
-        if now >= due_s or not self._state.complete:
-            await self._change(lambda _: None, reason="refreshed", refresh=True, confirm=False)
-            due_s = refresh_at_s(self._state.head, refresh_s=refresh_s)
-        return min(max(due_s - self._clock(), SHORTEST_NAP_S), LONGEST_NAP_S)
+    # -- heads over time, and central coming back (see `archid.central.succession`)
 
     async def run(self) -> None:
         """Keep the head fresh for as long as central runs."""
-        while True:
-            try:
-                nap_s = await self.tick()
-            except ArchidError as error:
-                log.error("head_not_refreshed", why=error.sentence)
-                nap_s = LONGEST_NAP_S
-            await trio.sleep(nap_s)
+        await self._succession.run()
+
+    async def tick(self) -> float:
+        """Refresh the head if it is time; returns after how many seconds to ask again."""
+        return await self._succession.tick()
 
     def head_shown(
         self, peer: NodeId, head: bytes | None, *, roots: Sequence[bytes] = ()
     ) -> GateState:
-        """A peer showed its newest head (None: it has none yet); REPOs answer with it.
-
-        `roots` are Root envelopes, believed already, beyond those of the database. Raises
-        TrustFailure when no key of the role `head` signed it; then it counts for nothing.
-        """
-        shown: HeadMark | None = None
-        if head is not None:
-            try:
-                shown = self._verified_mark(head, roots)
-            except ProtocolError as error:
-                raise TrustFailure(
-                    f"The head that {peer.short} showed is not the fleet's: {error}"
-                ) from error
-        before = self._gate.state
-        after = self._gate.head_shown(peer, shown, now=self._clock())
-        if after is not before:
-            if after is GateState.STOPPED:
-                log.error("central_stopped", why=self._gate.reason, peer=peer.short)
-            else:
-                log.info("central_gate", state=after.value, why=self._gate.reason)
-        return after
+        """A peer showed its newest head (None: it has none yet); REPOs answer with it."""
+        return self._succession.head_shown(peer, head, roots=roots)
 
     async def import_newer(self, head: bytes, *, roots: Sequence[bytes]) -> GateState:
-        """Take over a newer head from the document store, where everything under it is.
-
-        Raises Unavailable (documents_missing) while something has not been fetched. When the
-        documents contradict the database, central stops and the error says why.
-        """
-
-        def work() -> tuple[SignedState, frozenset[NodeId]]:
-            found = collect_documents(self._documents, head=head, roots=roots)
-            with self._database.write() as connection:
-                import_documents(connection, self._keys, found, now_s=int(self._clock()))
-                loaded = load_state(connection)
-                if loaded is None:
-                    raise AssertionError("the imported head is gone")
-                return loaded, _repos(connection)
-
-        try:
-            state, repos = await self._hop(work)
-        except (ProtocolError, Conflict) as error:
-            why = f"The newer documents of the fleet cannot be imported: {error}"
-            self._gate.import_failed(why)
-            log.error("central_stopped", why=why)
-            raise Conflict(why, remedy="Let a person look", code="central_stopped") from error
-        self._state = state
-        mark = HeadMark.of(state.head)
-        self._signed_heads[mark.order] = mark.id
-        after = self._gate.imported(mark, repos=repos, now=self._clock())
-        log.info("central_imported", epoch=mark.order[0], serial=mark.order[1])
-        self._changed(state)
-        return after
+        """Take over a newer head from the document store, where everything under it is."""
+        return await self._succession.import_newer(head, roots=roots)
 
     async def trust_database(self, *, by: str) -> SignedState:
-        """A person decides that the database counts: sign above everything that was shown.
-
-        Raises Conflict when the fleet is in a newer epoch.
-        """
-        above = self._gate.trust_database()
-        log.warning("central_trusts_its_database", by=by, above=above)
-        await self._change(
-            lambda _: None, reason=f"the database was trusted by {by}", refresh=True, above=above
-        )
-        return self._state
-
-    # -- the one way in
-
-    async def _change(
-        self,
-        change: Callable[[Connection], T],
-        *,
-        reason: str,
-        confirm: bool = False,
-        refresh: bool = False,
-        above: int = 0,
-        denied: Callable[[T], Denials] = lambda _: (),
-    ) -> T:
-        """Change the definitions and sign what follows from it, in one transaction."""
-        self._gate.require_open(now=self._clock())
-
-        def work() -> tuple[T, SignedState | None, StorageError | None]:
-            with self._database.write() as connection:
-                result = change(connection)
-                try:
-                    state = sign_state(
-                        connection,
-                        self._keys,
-                        now_s=int(self._clock()),
-                        lifetime_s=int(self._settings.head_lifetime.total_seconds()),
-                        reason=reason,
-                        denied=denied(result),
-                        confirm=confirm,
-                        refresh=refresh,
-                        above=above,
-                    )
-                except LimitExceeded as error:
-                    raise Conflict(f"The fleet would outgrow a limit: {error}") from error
-            # Committed: from here on the new state counts, kept or not.
-            return result, state, None if state is None else self._keep(state)
-
-        result, state, not_kept = await self._hop(work)
-        if state is not None:
-            self._state = state
-            mark = HeadMark.of(state.head)
-            self._signed_heads[mark.order] = mark.id
-            self._gate.signed(mark)
-            self._unkept = not_kept is not None
-            epoch, serial = state.order
-            log.info("head_signed", epoch=epoch, serial=serial, why=reason)
-            if not_kept is not None:
-                # Told to nobody before the documents are there to be asked for; `tick` repeats.
-                raise not_kept
-            self._changed(state)
-        return result
-
-    def _keep(self, state: SignedState) -> StorageError | None:
-        try:
-            keep_documents(state, self._documents)
-        except StorageError as error:
-            return error
-        return None
-
-    async def _keep_again(self) -> None:
-        state = self._state
-        if (error := await self._hop(lambda: self._keep(state))) is not None:
-            raise error
-        self._unkept = False
-        self._changed(state)
-
-    async def _read(self, look: Callable[[Connection], T]) -> T:
-        def work() -> T:
-            with self._database.read() as connection:
-                return look(connection)
-
-        return await self._hop(work)
-
-    async def _hop(self, work: Callable[[], T]) -> T:
-        """Run in the one thread that owns the database; a cancelled caller still waits for it."""
-        return await trio.to_thread.run_sync(work, limiter=self._one_thread)
-
-    def _verified_mark(self, head: bytes, roots: Sequence[bytes]) -> HeadMark:
-        envelope = Envelope.decode(head, max_bytes=MAX_HEAD_BYTES)
-        problem: TrustError | None = None
-        for data in reversed((*self._state.roots, *roots)):
-            root = Root.decode(Envelope.decode(data, max_bytes=MAX_ROOT_BYTES).payload)
-            try:
-                content = Head.decode(signed_by_role(envelope, Head.TYPE, root, "head"))
-            except SignatureMissing as error:
-                problem = error
-                continue
-            if content.fleet != self._state.root.fleet:
-                raise TrustError("it belongs to another fleet")
-            return HeadMark.of(content)
-        raise problem or TrustError("no Root is held")
-
-
-def _mark(envelope: bytes) -> HeadMark:
-    return HeadMark.of(Head.decode(Envelope.decode(envelope, max_bytes=MAX_HEAD_BYTES).payload))
-
-
-def _repos(connection: Connection) -> frozenset[NodeId]:
-    """The REPOs that must be asked before central signs."""
-    return frozenset(node.node for node in present_nodes(connection) if node.place.role == "repo")
+        """A person decides that the database counts: sign above everything that was shown."""
+        return await self._succession.trust_database(by=by)

@@ -109,6 +109,8 @@ class CentralDatabase:
     def _migrate(self) -> None:
         """Apply the steps that are missing, all of them or none."""
         with _translated(), self._engine.begin() as connection:
+            if connection.dialect.name == "sqlite" and not _is_sound(connection):
+                raise _damaged()
             steps = ScriptDirectory(str(_MIGRATIONS))
             known = {step.revision for step in steps.walk_revisions()}
             current = MigrationContext.configure(connection).get_current_heads()
@@ -201,6 +203,11 @@ def _operational(error: DBAPIError) -> Exception:
     if isinstance(error.orig, sqlite3.Error):
         return _damaged() if _is_damage(error.orig) else error
     return Unavailable(f"Central's database does not answer: {error.orig}", code="database_down")
+
+
+def _is_sound(connection: Connection) -> bool:
+    """Look through a SQLite file: damage is better found now than in the middle of signing."""
+    return connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() == "ok"
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -86,6 +86,40 @@ class TokenRow:
         }
 
 
+@dataclass(frozen=True)
+class NewToken:
+    """A token that was just made; `text` is shown once and kept nowhere."""
+
+    text: str
+    row: TokenRow
+    addresses: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"NewToken({self.row.token.hex()})"
+
+    def to_json(self) -> dict[str, object]:
+        """As the control socket answers ``token.create``."""
+        shown = self.row.to_json()
+        kept = ("id", "role", "name", "site", "room", "server_kind", "expires_s")
+        return {
+            "token": self.text,
+            "addresses": list(self.addresses),
+            **{key: shown[key] for key in kept},
+        }
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What a newcomer is given: the fields of `protocol.messages.JoinAccepted`, and its node."""
+
+    node: Node
+    certificate: bytes
+    roots: tuple[bytes, ...]
+    head: bytes
+    grants: bytes
+    leaf: bytes
+
+
 def create_token(
     connection: Connection,
     *,

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from archid.addresses import Address
 from archid.central.ceremony import Founding, initialise
 from archid.central.estate import Place
-from archid.central.service import Admission, CentralService
+from archid.central.service import CentralService
 from archid.central.signed_state import SignedState
+from archid.central.tokens import Admission
 from archid.config import CentralSettings
 from archid.store.documents import DocumentStore
 from archid.store.layout import StatePaths

@@ -465,7 +465,7 @@ async def test_the_database_holds_no_secret(fleet: Fleet) -> None:
         await service.redeem(
             token=token.token_id, secret=token.secret, public_key=new_key(), name="a"
         )
-        keys = service._keys
+        keys = service._ledger.keys
         secrets = [
             token.secret,
             made.text.encode(),
