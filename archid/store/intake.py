@@ -13,8 +13,8 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -28,6 +28,7 @@ from archid.store.errors import (
     NotPublishable,
     storage_error,
 )
+from archid.store.source_reading import CopyingReader, SourceReader
 from archid.store.tree_folder import TreeFolder
 from protocol.ids import DIGEST_BYTES
 from protocol.layout import FileEntry, Layout
@@ -147,11 +148,13 @@ class Intake:
         )
 
     def _copy(self, source: SourceFile, before: os.stat_result, fd: int) -> bytes:
-        if before.st_size and syscalls.clone_file(source.descriptor, fd):
+        if before.st_size and _clone(source.descriptor, fd):
             # The clone holds still, so it is what gets hashed.
-            return self._cut(_Reader(source.path, fd, os.fstat(fd).st_size, self._tick))
+            return self._cut(SourceReader(source.path, fd, os.fstat(fd).st_size, self._tick))
         target = self._where / source.path
-        reader = _CopyingReader(source, before, fd, target=target, tick=self._tick)
+        reader = CopyingReader(
+            source.path, source.descriptor, before, self._tick, target_fd=fd, target=target
+        )
         if before.st_size < _WRITE_BEHIND_BYTES:
             return self._cut(reader)
         if self._writer is None:
@@ -159,7 +162,7 @@ class Intake:
         with reader.writing_behind(self._writer):
             return self._cut(reader)
 
-    def _cut(self, reader: _Reader) -> bytes:
+    def _cut(self, reader: SourceReader) -> bytes:
         table = bytearray()
         for chunk in self._cutter.cut(reader):
             table += chunk.id
@@ -179,7 +182,7 @@ class Intake:
         ids = self._previous.layout.ids_of(old)
         at = 0
         # Not counted as progress: a file that turns out changed is read again from its start.
-        reader = _Reader(source.path, source.descriptor, before.st_size, _tick_nothing)
+        reader = SourceReader(source.path, source.descriptor, before.st_size, _tick_nothing)
         for chunk in self._cutter.cut(reader):
             if ids[at : at + DIGEST_BYTES] != chunk.id:
                 return False
@@ -240,101 +243,14 @@ class Intake:
             raise ChangedWhileReading(source.path, "was changed")
 
 
-class _Reader:
-    """Reads a descriptor to the size it had, whatever position it shares with other processes."""
-
-    def __init__(self, path: str, fd: int, size_bytes: int, tick: Callable[[int], None]) -> None:
-        self._path = path
-        self._fd = fd
-        self._size = size_bytes
-        self._tick = tick
-        self._offset = 0
-
-    def readinto(self, buffer: memoryview, /) -> int:
-        """As io.RawIOBase.readinto."""
-        wanted = min(len(buffer), self._size - self._offset)
-        if not wanted:
-            return 0
-        try:
-            count = os.preadv(self._fd, [buffer[:wanted]], self._offset)
-        except OSError as error:
-            raise FileUnreadable(self._path, error) from error
-        if not count:
-            raise ChangedWhileReading(self._path, "was truncated")
-        self._keep(buffer[:count], self._offset)
-        self._offset += count
-        self._tick(count)
-        return count
-
-    def _keep(self, data: memoryview, offset: int) -> None:
-        """Nothing: the bytes are only looked at."""
-
-
-class _CopyingReader(_Reader):
-    """Also writes what it reads; holes stay holes."""
-
-    def __init__(
-        self,
-        source: SourceFile,
-        before: os.stat_result,
-        target_fd: int,
-        *,
-        target: Path,
-        tick: Callable[[int], None],
-    ) -> None:
-        super().__init__(source.path, source.descriptor, before.st_size, tick)
-        self._target_fd = target_fd
-        self._target = target
-        self._writer: ThreadPoolExecutor | None = None
-        self._pending: Future[None] | None = None
-        self._ranges: list[tuple[int, int]] | None = None
-        if before.st_blocks * 512 < before.st_size:
-            self._ranges = list(syscalls.data_ranges(source.descriptor, before.st_size))
-            os.ftruncate(target_fd, before.st_size)
-
-    @contextlib.contextmanager
-    def writing_behind(self, writer: ThreadPoolExecutor) -> Iterator[None]:
-        """Write in another thread while the caller cuts; all is written when this ends."""
-        self._writer = writer
-        try:
-            yield
-        except BaseException:
-            # The descriptor is about to be closed; nobody may write to its number then.
-            if self._pending is not None:
-                self._pending.exception()
-            raise
-        self._wait()
-
-    def _keep(self, data: memoryview, offset: int) -> None:
-        if self._writer is None:
-            self._write(data, offset)
-            return
-        # At most one write is under way: the cutter's two buffers allow no more.
-        self._wait()
-        self._pending = self._writer.submit(self._write, data, offset)
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
-
-    def _write(self, data: memoryview, offset: int) -> None:
-        try:
-            if self._ranges is None:
-                syscalls.pwrite_all(self._target_fd, data, offset)
-                return
-            end = offset + len(data)
-            while self._ranges and self._ranges[0][0] < end:
-                start, stop = self._ranges[0]
-                first, last = max(start, offset), min(stop, end)
-                if first < last:
-                    part = data[first - offset : last - offset]
-                    syscalls.pwrite_all(self._target_fd, part, first)
-                if stop > end:
-                    break
-                self._ranges.pop(0)
-        except OSError as error:
-            raise storage_error(error, self._target, needed_bytes=len(data)) from error
+def _clone(source_fd: int, target_fd: int) -> bool:
+    try:
+        return syscalls.clone_file(source_fd, target_fd)
+    except OSError as error:
+        # Not open for reading: reading it will say so in better words.
+        if error.errno == errno.EBADF:
+            return False
+        raise
 
 
 def _tick_nothing(_: int) -> None:

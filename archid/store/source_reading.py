@@ -1,0 +1,123 @@
+"""Reading a file that somebody else may be writing to, and copying it on the way.
+
+A reader stops at the size that the file had when it was looked at, and says in words when the
+bytes run out before. Whether the file changed otherwise is for the caller to find out from its
+times when all is read. What the bytes are cut into is `archid.store.chunking`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from archid.store import syscalls
+from archid.store.errors import ChangedWhileReading, FileUnreadable, storage_error
+
+_ZEROS: Final = memoryview(bytes(1 << 20))
+
+
+class SourceReader:
+    """Reads a descriptor to the size it had, whatever position it shares with other processes."""
+
+    def __init__(self, path: str, fd: int, size_bytes: int, tick: Callable[[int], None]) -> None:
+        self._path = path
+        self._fd = fd
+        self._size = size_bytes
+        self._tick = tick
+        self._offset = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As io.RawIOBase.readinto."""
+        wanted = min(len(buffer), self._size - self._offset)
+        if not wanted:
+            return 0
+        count = self._read(buffer[:wanted], self._offset)
+        if not count:
+            raise ChangedWhileReading(self._path, "was truncated")
+        self._offset += count
+        self._tick(count)
+        return count
+
+    def _read(self, buffer: memoryview, offset: int) -> int:
+        try:
+            return os.preadv(self._fd, [buffer], offset)
+        except OSError as error:
+            raise FileUnreadable(self._path, error) from error
+
+
+class CopyingReader(SourceReader):
+    """Also writes what it reads.
+
+    Holes stay holes: they are neither read, which would fill the page cache with zeros, nor
+    written. If one is filled meanwhile, the file's times say that it changed.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        fd: int,
+        before: os.stat_result,
+        tick: Callable[[int], None],
+        *,
+        target_fd: int,
+        target: Path,
+    ) -> None:
+        super().__init__(path, fd, before.st_size, tick)
+        self._target_fd = target_fd
+        self._target = target
+        self._writer: ThreadPoolExecutor | None = None
+        self._pending: Future[None] | None = None
+        self._ranges: list[tuple[int, int]] | None = None
+        if before.st_blocks * 512 < before.st_size:
+            try:
+                self._ranges = list(syscalls.data_ranges(fd, before.st_size))
+            except OSError as error:
+                raise FileUnreadable(path, error) from error
+            os.ftruncate(target_fd, before.st_size)
+
+    @contextlib.contextmanager
+    def writing_behind(self, writer: ThreadPoolExecutor) -> Iterator[None]:
+        """Write in another thread while the caller cuts; all is written when this ends."""
+        self._writer = writer
+        try:
+            yield
+        except BaseException:
+            # The descriptor is about to be closed; nobody may write to its number then.
+            if self._pending is not None:
+                self._pending.exception()
+            raise
+        self._wait()
+
+    def _read(self, buffer: memoryview, offset: int) -> int:
+        if self._ranges is not None:
+            while self._ranges and self._ranges[0][1] <= offset:
+                self._ranges.pop(0)
+            start, stop = self._ranges[0] if self._ranges else (self._size, self._size)
+            if offset < start:
+                count = min(len(buffer), start - offset, len(_ZEROS))
+                buffer[:count] = _ZEROS[:count]
+                return count
+            buffer = buffer[: stop - offset]
+        count = super()._read(buffer, offset)
+        if count and self._writer is None:
+            self._write(buffer[:count], offset)
+        elif count and self._writer is not None:
+            # At most one write is under way: the cutter's two buffers allow no more.
+            self._wait()
+            self._pending = self._writer.submit(self._write, buffer[:count], offset)
+        return count
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        try:
+            syscalls.pwrite_all(self._target_fd, data, offset)
+        except OSError as error:
+            raise storage_error(error, self._target, needed_bytes=len(data)) from error
