@@ -27,7 +27,7 @@ from archid.central.estate import (
     node_by_id,
 )
 from archid.central.tables import tokens
-from archid.errors import Denied, UsageError
+from archid.errors import Conflict, Denied, UsageError
 from protocol.envelope import PublicKey
 from protocol.ids import NodeId
 
@@ -178,10 +178,10 @@ def redeem_token(
 ) -> tuple[Node, bool]:
     """Let the holder of `key` in; returns its node and whether it is new.
 
-    `name` is what the newcomer would like to be called, which counts if the token names nobody;
-    `role` is what it is configured as, if it said so. That it holds the key has been checked by
-    whoever calls. Raises TokenRefused (token_invalid, token_expired, token_used,
-    token_wrong_role) and what `add_node` raises.
+    `name` is what the newcomer would like to be called, which counts if the token names nobody
+    and the name is free; `role` is what it is configured as, if it said so. That it holds the key
+    has been checked by whoever calls. Raises TokenRefused (token_invalid, token_expired,
+    token_used, token_wrong_role) and what `add_node` raises.
     """
     found = connection.execute(sa.select(tokens).where(tokens.c.token == token)).one_or_none()
     kept = _NO_SUCH_TOKEN if found is None else found.secret_digest
@@ -208,7 +208,7 @@ def redeem_token(
     place = Place(found.role, found.site, found.room, found.server_kind)
     node = add_node(
         connection,
-        name=found.name or name or _name_of_place(place, NodeId.of(key)),
+        name=found.name or _usable(connection, name) or _name_of_place(place, NodeId.of(key)),
         place=place,
         key=key,
         now_s=now_s,
@@ -244,6 +244,16 @@ def _repeated(connection: Connection, found: Row[tuple[object, ...]], key: Publi
 def _digest(token: bytes, secret: bytes) -> bytes:
     content = len(token).to_bytes(4) + token + secret
     return blake3(content, derive_key_context=_DIGEST_CONTEXT).digest()
+
+
+def _usable(connection: Connection, name: str) -> str:
+    """The name that a machine asks for, or "" if it cannot have it: no reason not to let it in."""
+    try:
+        check_node_name(name)
+        check_name_is_free(connection, name)
+    except (UsageError, Conflict):
+        return ""
+    return name
 
 
 def _name_of_place(place: Place, node: NodeId) -> str:

@@ -434,6 +434,19 @@ async def test_a_node_that_left_needs_a_new_identity(fleet: Fleet) -> None:
         assert replaced.node.name == "paris-1-salle"
 
 
+@pytest.mark.parametrize("wanted", ["", "taken", "no good name", "x" * 300])
+async def test_a_machine_whose_name_will_not_do_gets_one_of_its_place(
+    fleet: Fleet, wanted: str
+) -> None:
+    with fleet.running() as service:
+        await join(service, SAS, "taken")
+        token = JoinToken.decode((await service.create_token(SALLE, name="", by="t")).text)
+        joined = await service.redeem(
+            token=token.token_id, secret=token.secret, public_key=new_key(), name=wanted
+        )
+        assert joined.node.name.startswith("paris-1-salle-")
+
+
 async def test_names_are_unique_whatever_their_case(fleet: Fleet) -> None:
     with fleet.running() as service:
         await join(service, SALLE, "paris-1")
