@@ -81,7 +81,7 @@ class FetchJob:
             staging = await trio.to_thread.run_sync(self._library.stage, layout)
             try:
                 await trio.to_thread.run_sync(self._library.adopt, staging)
-                staging.require_space()
+                self._library.require_space(staging)
                 await self._fetch_spans(layout, staging)
                 self.progress.state = FetchState.PLACING
                 self._tell(force=True)

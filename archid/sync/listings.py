@@ -100,16 +100,17 @@ class Listings:
         self.changed.fire()
 
     async def _catch_up(self) -> None:
-        """Ask the holders of everything, one after the other, until nothing is missing."""
-        for peer in self._directory.holders_of_everything():
+        """Complete it from what is here, else from the holders of everything, one by one."""
+        for peer in (None, *self._directory.holders_of_everything()):
             head = self._keeper.head
             try:
                 await self._fetch_list(peer, CATALOGUE, head.catalogue)
                 await self._fetch_list(peer, ROSTER, head.roster)
                 await self._adopt()
                 await self._fetch_grants(peer, head.grants_roots[0])
-            except (PeerRefused, PeerTooSlow, PeerLost, ProtocolError) as error:
-                log.info("listings_not_given", node=peer.node.short, why=str(error))
+            except (PeerRefused, PeerTooSlow, PeerLost, ProtocolError, DocumentMissing) as error:
+                if peer is not None:
+                    log.info("listings_not_given", node=peer.node.short, why=str(error))
                 continue
             if self._keeper.head.order == head.order:
                 self._complete_for = head.order
@@ -117,8 +118,10 @@ class Listings:
                 self.changed.fire()
                 return
 
-    async def _fetch_list(self, peer: Peer, list_type: str, list_id: ListId) -> None:
+    async def _fetch_list(self, peer: Peer | None, list_type: str, list_id: ListId) -> None:
         if not await trio.to_thread.run_sync(self._documents.has_list, list_id):
+            if peer is None:
+                raise DocumentMissing("lists", list_id.hex())
             answer = await peer.request(GetList(0, list_type, list_id), ListAnswer)
             if ListId.of(answer.index) != list_id:
                 raise FormatError(f"{peer.facts.name} sent another list than the head names")
@@ -131,8 +134,10 @@ class Listings:
             # The index last: who finds it may rely on the pages.
             await trio.to_thread.run_sync(self._documents.put_list, answer.index)
 
-    async def _fetch_grants(self, peer: Peer, grants_root: DocumentId) -> None:
+    async def _fetch_grants(self, peer: Peer | None, grants_root: DocumentId) -> None:
         if self._keeper.trust.grants(grants_root) is None:
+            if peer is None:
+                raise DocumentMissing("grants", grants_root.hex())
             answer = await peer.request(GetGrants(0, grants_root), GrantsAnswer)
             await self._keeper.accept_grants(answer.envelope)
         grants = self._keeper.trust.grants(grants_root)
@@ -140,6 +145,10 @@ class Listings:
             raise FormatError("the head has changed meanwhile")
         await self._fetch_list(peer, GRANTS, grants.index)
         missing = await trio.to_thread.run_sync(self._carry_leaves, grants_root, grants.index)
+        if missing and peer is None:
+            raise DocumentMissing("leaves", missing[0].hex())
+        if not missing or peer is None:
+            return
         try:
             async with trio.open_nursery() as nursery:
                 for _ in range(min(LEAF_REQUESTS, len(missing))):

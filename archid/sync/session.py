@@ -12,14 +12,14 @@ from contextlib import aclosing
 
 import trio
 
-from archid.errors import ArchidError
+from archid.errors import ArchidError, NotFound
 from archid.log import get_logger
 from archid.net.errors import PeerLost, Refusal
 from archid.net.peer import Peer
 from archid.store.documents import DocumentStore
-from archid.store.errors import ChunkCorrupt, ChunkMissing, DocumentMissing
+from archid.store.errors import ChunkCorrupt, DocumentMissing
+from archid.store.library import Library
 from archid.sync.access import Access
-from archid.sync.tree_reader import TreeReader
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.errors import ProtocolError
 from protocol.ids import ManifestId
@@ -65,14 +65,14 @@ class Session:
         *,
         keeper: TrustKeeper,
         documents: DocumentStore,
-        trees: TreeReader,
+        library: Library,
         on_damage: Callable[[ManifestId, ChunkCorrupt], Awaitable[None]],
     ) -> None:
         self._peer = peer
         self._access = access
         self._keeper = keeper
         self._documents = documents
-        self._trees = trees
+        self._library = library
         self._on_damage = on_damage
 
     async def run(self) -> None:
@@ -140,11 +140,13 @@ class Session:
             case GetPieces():
                 self._require(request.manifest)
                 for piece in request.piece_ids:
-                    data = await self._trees.piece(request.manifest, piece)
+                    data = await trio.to_thread.run_sync(
+                        self._library.piece, request.manifest, piece
+                    )
                     yield PieceAnswer(request.request, piece, data)
             case GetHave():
                 self._require(request.manifest)
-                if not self._trees.holds(request.manifest):
+                if not self._library.holds(request.manifest):
                     raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here")
                 yield HaveAnswer(request.request, complete=True, bitmaps=())
             case GetSpan():
@@ -185,8 +187,8 @@ class Session:
 
     async def _span(self, request: GetSpan) -> Answer:
         try:
-            data = await self._trees.read_span(
-                request.manifest, request.piece, request.n, request.skip
+            data = await trio.to_thread.run_sync(
+                self._library.read_span, request.manifest, request.piece, request.n, request.skip
             )
         except ChunkCorrupt as error:
             log.error("chunk_rotten", manifest=request.manifest.short, chunk=error.chunk.short)
@@ -194,7 +196,7 @@ class Session:
             raise Refusal(
                 ErrorCode.CHUNK_CORRUPT, "a chunk of that span is damaged here"
             ) from error
-        except (ChunkMissing, ProtocolError) as error:
+        except (NotFound, ProtocolError) as error:
             raise Refusal(ErrorCode.UNKNOWN_SPAN, str(error)) from error
         return SpanAnswer(request.request, request.piece, request.n, data)
 

@@ -1,15 +1,15 @@
 """What this node believes, kept on disk and announced to whoever waits.
 
-The rules are `protocol.trust`'s; here they meet the disk. A document counts once it is saved: the
-trust file is replaced before a head is acted on, and the journal keeps the floor, so that neither
-a crash nor a damaged file makes an older head acceptable again. Rebuilding a damaged trust file
+The rules are `protocol.trust`'s; here they meet the disk. Whatever is newly believed is saved
+before anybody is told: the trust file first, then the floor in the journal, so that neither a
+crash nor a damaged file makes an older head acceptable again. Rebuilding a damaged trust file
 from the documents is done here too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -31,12 +31,11 @@ from protocol.grants import Leaf, LeafDocument
 from protocol.head import Head
 from protocol.ids import DocumentId, NodeId
 from protocol.root import Root
-from protocol.trust import HeadForked, Outcome, TrustedDocuments
+from protocol.trust import HeadForked, HeadRolledBack, Outcome, TrustedDocuments
 
 log = get_logger(__name__)
 
-MAX_ROOT_STEPS: Final = 1000
-"""How many Roots are walked to catch up with a peer before giving up."""
+MAX_FORKS_TOLD: Final = 64
 
 
 def decode_envelope(data: bytes) -> Envelope:
@@ -66,6 +65,9 @@ class TrustKeeper:
         self._clock = clock
         self._turn = trio.Lock()
         self._forked: set[DocumentId] = set()
+        self._kept_root = max(trust.roots, default=0)
+        self._kept_order = trust.head.order if trust.head is not None else (0, 0)
+        self._kept_grants = frozenset(trust.accepted_grants)
 
     @property
     def root(self) -> Root:
@@ -97,57 +99,68 @@ class TrustKeeper:
                 return head.encode(), envelope.encode()
         return head.encode(), b""
 
+    async def accept_head(self, head: bytes, grants: bytes = b"") -> Outcome:
+        """Believe a head whose Root is held, and the Grants root that comes along.
+
+        Raises what `TrustedDocuments.accept_head` raises; a fork is an alarm too. Peers bring
+        heads through the doorkeeper, which fetches missing Roots first.
+        """
+        envelope = decode_envelope(head)
+        try:
+            outcome = self.trust.accept_head(envelope, now=self._clock())
+        except HeadForked as error:
+            self.alarm_fork(DocumentId.of(envelope.payload), error)
+            raise
+        if grants:
+            self._take_grants(grants)
+        await self.keep()
+        return outcome
+
     async def accept_root(self, data: bytes) -> Outcome:
         """Believe the next Root; raises what `TrustedDocuments.accept_root` raises."""
-        async with self._turn:
-            outcome = self.trust.accept_root(decode_envelope(data))
-            if outcome is Outcome.NEWER:
-                version = self.root.version
-                await trio.to_thread.run_sync(self.documents.put_root, version, data)
-                await self._save()
-                log.info("root_accepted", version=version, epoch=self.root.epoch)
-                self._events.publish("root.accepted", version=version)
-                self.changed.fire()
-            return outcome
-
-    async def accept_head(self, head: bytes, grants: bytes = b"") -> Outcome:
-        """Believe a head, and the Grants root that comes along when the head names it.
-
-        Raises what `TrustedDocuments.accept_head` raises; a fork is an alarm too.
-        """
-        async with self._turn:
-            envelope = decode_envelope(head)
-            try:
-                outcome = self.trust.accept_head(envelope, now=self._clock())
-            except HeadForked as error:
-                self._alarm_fork(DocumentId.of(envelope.payload), error)
-                raise
-            try:
-                new_grants = self._take_grants(grants) if grants else False
-            except ProtocolError as error:
-                # The head stands by itself; its Grants root is then asked for by name.
-                log.warning("grants_refused", why=str(error))
-                new_grants = False
-            if outcome is Outcome.NEWER or new_grants:
-                await self._save()
-            if outcome is Outcome.NEWER:
-                epoch, serial = self.head.order
-                log.info("head_accepted", epoch=epoch, serial=serial)
-                self._events.publish("head.accepted", epoch=epoch, serial=serial)
-            if outcome is Outcome.NEWER or new_grants:
-                self.changed.fire()
-            return outcome
+        outcome = self.trust.accept_root(decode_envelope(data))
+        await self.keep()
+        return outcome
 
     async def accept_grants(self, data: bytes) -> GrantsRoot:
         """Believe a Grants root that the head names; raises as `TrustedDocuments` does."""
+        accepted = self.trust.accept_grants(decode_envelope(data))
+        await self.keep()
+        return accepted
+
+    async def take_grants(self, data: bytes) -> None:
+        """Believe a Grants root that came along with a head, if the head names it; then save."""
+        if data:
+            self._take_grants(data)
+        await self.keep()
+
+    async def keep(self) -> None:
+        """Save whatever is newly believed, then tell everybody; nothing new, nothing done."""
         async with self._turn:
-            envelope = decode_envelope(data)
-            held = self.trust.grants(DocumentId.of(envelope.payload)) is not None
-            accepted = self.trust.accept_grants(envelope)
-            if not held:
-                await self._save()
-                self.changed.fire()
-            return accepted
+            roots = [version for version in self.trust.roots if version > self._kept_root]
+            head = self.trust.head
+            order = head.order if head is not None else (0, 0)
+            grants = frozenset(self.trust.accepted_grants)
+            if not roots and order == self._kept_order and grants == self._kept_grants:
+                return
+            state = trust_state(self.trust)
+            new_roots = [(version, self.trust.roots[version].encode()) for version in roots]
+            new_grants = [
+                envelope.encode()
+                for one in grants - self._kept_grants
+                if (envelope := self.trust.grants_envelope(one)) is not None
+            ]
+            await trio.to_thread.run_sync(self._save, state, new_roots, new_grants, order)
+            newer = order > self._kept_order
+            self._kept_order, self._kept_grants = order, grants
+            for version in roots:
+                self._kept_root = max(self._kept_root, version)
+                log.info("root_accepted", version=version)
+                self._events.publish("root.accepted", version=version)
+            if newer:
+                log.info("head_accepted", epoch=order[0], serial=order[1])
+                self._events.publish("head.accepted", epoch=order[0], serial=order[1])
+            self.changed.fire()
 
     async def keep_leaf(self, data: bytes, node: NodeId) -> Leaf:
         """Check and keep a leaf; raises ProtocolError when it is not `node`'s or does not hold."""
@@ -174,26 +187,47 @@ class TrustKeeper:
                 self.documents.remove_leaf(node, grants_root)
         return None
 
-    def _take_grants(self, data: bytes) -> bool:
+    async def leaf_of(self, node: NodeId, grants_root: DocumentId) -> LeafDocument | None:
+        """The stored leaf of a node under one Grants root, None when it is not held."""
+        try:
+            data = await trio.to_thread.run_sync(self.documents.get_leaf, node, grants_root)
+            return LeafDocument.decode(data)
+        except (DocumentMissing, ProtocolError):
+            return None
+
+    async def keep_leaf_document(self, document: LeafDocument) -> None:
+        """Keep a leaf that was checked already."""
+        await trio.to_thread.run_sync(
+            self.documents.put_leaf, document.node, document.grants_root, document.encode()
+        )
+
+    def _take_grants(self, data: bytes) -> None:
         envelope = decode_envelope(data)
-        grants_root = DocumentId.of(envelope.payload)
-        if grants_root not in self.head.grants_roots:
-            return False  # an older peer's; nothing is lost by not keeping it
-        held = self.trust.grants(grants_root) is not None
-        self.trust.accept_grants(envelope)
-        return not held
+        if DocumentId.of(envelope.payload) not in self.head.grants_roots:
+            return  # an older peer's; nothing is lost by not keeping it
+        try:
+            self.trust.accept_grants(envelope)
+        except ProtocolError as error:
+            # The head stands by itself; its Grants root is then asked for by name.
+            log.warning("grants_refused", why=str(error))
 
-    async def _save(self) -> None:
-        state = trust_state(self.trust)
-        await trio.to_thread.run_sync(self._save_blocking, state)
-
-    def _save_blocking(self, state: TrustState) -> None:
+    def _save(
+        self,
+        state: TrustState,
+        roots: Sequence[tuple[int, bytes]],
+        grants: Sequence[bytes],
+        order: tuple[int, int],
+    ) -> None:
+        for version, envelope in roots:
+            self.documents.put_root(version, envelope)
+        for envelope in grants:
+            self.documents.put_grants(envelope)
         self._trust_file.save(state)
-        if self.trust.head is not None:
-            self._journal.raise_floor(self.trust.head.order)
+        self._journal.raise_floor(order)
 
-    def _alarm_fork(self, other: DocumentId, error: HeadForked) -> None:
-        if other in self._forked or len(self._forked) >= 64:
+    def alarm_fork(self, other: DocumentId, error: HeadForked) -> None:
+        """Somebody shows another head with the numbers of ours: say so once for each."""
+        if other in self._forked or len(self._forked) >= MAX_FORKS_TOLD:
             return
         self._forked.add(other)
         log.error("head_forked", other=other.short, why=str(error))
@@ -245,10 +279,16 @@ def restore_trust(
     head = decode_envelope(state.head) if state is not None and state.head else None
     grants = [decode_envelope(data) for data in state.grants] if state is not None else []
     try:
-        trust = TrustedDocuments.restore(
-            roots, head, grants if head is not None else (), fingerprint=membership.anchor,
-            floor=floor if head is None else (0, 0), now=now,
-        )  # fmt: skip
+        try:
+            trust = TrustedDocuments.restore(
+                roots, head, grants, fingerprint=membership.anchor, floor=floor, now=now
+            )
+        except HeadRolledBack as error:
+            # Somebody put an older trust file back; the journal remembers better.
+            log.error("trust_file_rolled_back", why=str(error))
+            trust = TrustedDocuments.restore(
+                roots, None, fingerprint=membership.anchor, floor=floor, now=now
+            )
     except ProtocolError as error:
         raise TrustFailure(
             f"The documents of this node cannot be trusted: {error}",
@@ -261,7 +301,6 @@ def restore_trust(
             remedy="Restore the state folder from a backup, or run `archid leave` and join again",
             code="trust_unusable",
         )
-    trust.floor = floor
     if state is not None:
         trust.newest_issued_s = max(trust.newest_issued_s, state.newest_issued_s)
     return trust

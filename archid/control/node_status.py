@@ -1,0 +1,289 @@
+"""How a node stands, in the words and numbers of the control socket's schema.
+
+Everything here reads; nothing decides. Sentences are for the person who must act, so each says
+what is wrong for the room and not which part of archid noticed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+
+from archid import __version__
+from archid.addresses import Address
+from archid.membership import Membership
+from archid.net.dialer import Dialer
+from archid.net.peer import Peer
+from archid.net.switchboard import Switchboard
+from archid.store.documents import DocumentStore
+from archid.store.library import Library
+from archid.sync.deliveries import Deliveries, Delivery, DeliveryState
+from archid.sync.fetch_progress import FetchProgress, FetchState
+from archid.sync.fetcher import Fetcher
+from archid.sync.own_leaf import OwnLeaf
+from archid.sync.trust_keeper import TrustKeeper
+from protocol.facts import Entry
+
+CLOCK_TOLERANCE_S: Final = 60
+LEVELS: Final = ("ok", "attention", "alarm")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a node needs somebody's attention."""
+
+    level: str
+    code: str
+    sentence: str
+    remedy: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "level": self.level,
+            "code": self.code,
+            "sentence": self.sentence,
+            "remedy": self.remedy,
+        }
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """Reads the services of one node; `extra_reasons` are those that only its role knows."""
+
+    role: str
+    node: str
+    membership: Membership
+    listen: Callable[[], Sequence[Address]]
+    advertise: Sequence[Address]
+    keeper: TrustKeeper
+    leaf: OwnLeaf
+    switchboard: Switchboard
+    dialer: Dialer
+    fetcher: Fetcher
+    library: Library
+    documents: DocumentStore
+    started_s: int
+    deliveries: Deliveries | None = None
+    extra_reasons: Callable[[], Sequence[Reason]] = lambda: ()
+    keep_free_bytes: int = 0
+    clock: Callable[[], float] = time.time
+
+    async def status(self) -> dict[str, Any]:
+        """The whole Status object."""
+        now = self.clock()
+        facts = self.leaf.facts
+        free, total = self.library.available_bytes()
+        held_bytes = await trio.to_thread.run_sync(self.library.held_bytes)
+        traffic = self.switchboard.traffic
+        deliveries = self.deliveries.deliveries() if self.deliveries is not None else []
+        reasons = self._reasons(now, deliveries, free)
+        level = max((reason.level for reason in reasons), key=LEVELS.index, default="ok")
+        paths = self.library.paths
+        return {
+            "software": f"archid {__version__}",
+            "role": self.role,
+            "node": self.node,
+            "name": facts.name if facts else "",
+            "site": facts.site if facts else "",
+            "room": facts.room if facts else "",
+            "server_kind": facts.server_kind if facts else "",
+            "fleet": self.membership.fleet.hex(),
+            "fleet_name": self.membership.fleet_name,
+            "pid": os.getpid(),
+            "started_s": self.started_s,
+            "now_s": int(now),
+            "health": {"level": level, "reasons": [reason.to_json() for reason in reasons]},
+            "trust": self._trust(now),
+            "listen": [str(address) for address in self.listen()],
+            "advertise": [str(address) for address in self.advertise],
+            "peers": self.peers(),
+            "deliveries": [await self._delivery(one) for one in deliveries],
+            "storage": {
+                "state": str(paths.state),
+                "scripts": str(paths.scripts),
+                "free_bytes": free,
+                "total_bytes": total,
+                "held_bytes": held_bytes,
+                "trees": len(self.library.held()),
+            },
+            "traffic": {
+                "received_bytes": traffic.received_bytes,
+                "sent_bytes": traffic.sent_bytes,
+                "span_bytes_received": traffic.span_bytes_received,
+                "span_bytes_sent": traffic.span_bytes_sent,
+            },
+        }
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Every admitted peer, and every address that is being dialled without success."""
+        found = [_admitted(peer) for peer in self.switchboard.peers.values()]
+        for dialled in self.dialer.dialled:
+            if dialled.state == "admitted":
+                continue
+            found.append(
+                {
+                    "node": None,
+                    "name": "",
+                    "role": "",
+                    "site": "",
+                    "room": "",
+                    "address": str(dialled.address),
+                    "direction": "outbound",
+                    "state": dialled.state,
+                    "since_s": int(dialled.since_s),
+                    "received_bytes": 0,
+                    "sent_bytes": 0,
+                    "software": "",
+                    "reason": dialled.reason,
+                }
+            )
+        return found
+
+    def _trust(self, now: float) -> dict[str, Any] | None:
+        trust = self.keeper.trust
+        if trust.head is None or trust.root is None:
+            return None
+        epoch, serial = trust.head.order
+        return {
+            "root_version": trust.root.version,
+            "epoch": epoch,
+            "serial": serial,
+            "issued_s": trust.head.issued_s,
+            "expires_s": trust.head.expires_s,
+            "expired": trust.head_expired(now),
+            "clock_offset_s": trust.clock_offset_s(now),
+        }
+
+    def _reasons(self, now: float, deliveries: Sequence[Delivery], free_bytes: int) -> list[Reason]:
+        found = list(self.extra_reasons())
+        trust = self.keeper.trust
+        if trust.head is None:
+            found.append(
+                Reason("alarm", "no_head", "This node does not know the state of its fleet",
+                       "Check that it reaches central or a REPO (archid status shows peers)")
+            )  # fmt: skip
+        elif trust.head_expired(now):
+            found.append(
+                Reason("alarm", "head_expired",
+                       "Central has signed nothing for longer than it should; what is granted"
+                       " goes on", "Check that central runs and that this node reaches a REPO")
+            )  # fmt: skip
+        if self.keeper.forked:
+            found.append(
+                Reason("alarm", "head_forked",
+                       "Two different states of the fleet carry the same number: two centrals"
+                       " sign, or somebody has the head key",
+                       "Stop all centrals but one; if none is yours, make a new epoch")
+            )  # fmt: skip
+        offset_s = trust.clock_offset_s(now)
+        if offset_s is not None and offset_s > CLOCK_TOLERANCE_S:
+            found.append(
+                Reason("attention", "clock_behind",
+                       f"This machine's clock is at least {offset_s / 60:.0f} minutes behind",
+                       "Set it by NTP; releases switch by this clock")
+            )  # fmt: skip
+        found += self._clock_ahead()
+        if not self.switchboard.peers and self.dialer.dialled:
+            reason = next((d.reason for d in self.dialer.dialled if d.reason), None)
+            found.append(
+                Reason("attention", "no_peers",
+                       "No other node is connected" + (f": {reason}" if reason else ""),
+                       "Check the network and [network] peers in the configuration")
+            )  # fmt: skip
+        found += [
+            Reason("alarm", "delivery_failed", f"{one.header.name}: {one.reason}")
+            for one in deliveries
+            if one.state is DeliveryState.FAILED
+        ]
+        if free_bytes < self.keep_free_bytes:
+            found.append(
+                Reason("attention", "disk_nearly_full",
+                       f"Only {free_bytes / 1e9:.1f} GB are free where the scripts are",
+                       "Free some space, or lower [storage] keep_free")
+            )  # fmt: skip
+        if damaged := self.documents.damaged():
+            found.append(
+                Reason("attention", "documents_damaged",
+                       f"{len(damaged)} documents were found damaged and set aside",
+                       "Check the disk; they are fetched again by themselves")
+            )  # fmt: skip
+        return found
+
+    def _clock_ahead(self) -> list[Reason]:
+        """What peers say of the time, when all of them are far behind this machine's clock."""
+        offsets = [
+            peer.since_s - peer.hello.now_s
+            for peer in self.switchboard.peers.values()
+            if peer.facts.reads_everything
+        ]
+        if not offsets or min(offsets) <= CLOCK_TOLERANCE_S:
+            return []
+        return [
+            Reason("attention", "clock_ahead",
+                   f"This machine's clock is {min(offsets) / 60:.0f} minutes ahead of its peers",
+                   "Set it by NTP; releases switch by this clock")
+        ]  # fmt: skip
+
+    async def _delivery(self, one: Delivery) -> dict[str, Any]:
+        header = one.header
+        return {
+            "release": header.release.hex(),
+            "name": header.name,
+            "generation": header.generation,
+            "state": one.state.value,
+            "prefetch_s": header.prefetch_s,
+            "start_s": header.start_s,
+            "end_s": header.end_s,
+            "activated_s": one.activated_s,
+            "reason": one.reason,
+            "scripts": [self._delivery_script(entry) for entry in one.entries],
+        }
+
+    def _delivery_script(self, entry: Entry) -> dict[str, Any]:
+        now = trio.current_time()
+        progress = self.fetcher.progress.get(entry.manifest) or FetchProgress(entry.manifest)
+        root = self.library.known_root(entry.manifest)
+        size_bytes = root.size_bytes if root is not None else progress.size_bytes
+        state, held_bytes = progress.state, progress.held_bytes
+        if self.library.holds(entry.manifest):
+            state, held_bytes = FetchState.HELD, size_bytes or 0
+        elif state is FetchState.HELD:
+            state = FetchState.WAITING
+        return {
+            "kind": entry.kind,
+            "script": root.name if root is not None else progress.name,
+            "version": root.version if root is not None else None,
+            "manifest": entry.manifest.hex(),
+            "state": state.value,
+            "size_bytes": size_bytes,
+            "held_bytes": held_bytes,
+            "rate_bytes_per_s": progress.rate_bytes_per_s(now=now),
+            "remaining_s": progress.remaining_s(now=now),
+            "reason": progress.reason,
+        }
+
+
+def _admitted(peer: Peer) -> dict[str, Any]:
+    facts, traffic = peer.facts, peer.traffic
+    return {
+        "node": facts.node.hex(),
+        "name": facts.name,
+        "role": facts.role,
+        "site": facts.site,
+        "room": facts.room,
+        "address": peer.remote,
+        "direction": "outbound" if peer.dialled else "inbound",
+        "state": "admitted",
+        "since_s": int(peer.since_s),
+        "received_bytes": traffic.received_bytes,
+        "sent_bytes": traffic.sent_bytes,
+        "span_bytes_received": traffic.span_bytes_received,
+        "span_bytes_sent": traffic.span_bytes_sent,
+        "software": peer.hello.software,
+        "reason": None,
+    }

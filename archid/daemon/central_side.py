@@ -1,0 +1,141 @@
+"""What central runs beside what every node runs: definitions, signing, joining, publishing.
+
+Imported by central only, since a database library comes along with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from archid.addresses import Address
+from archid.central.homecoming import Homecoming
+from archid.central.methods import CentralMethods
+from archid.central.publish_dialogue import PublishDialogue
+from archid.central.service import CentralService
+from archid.central.signed_state import SignedState
+from archid.config import Config
+from archid.control.node_methods import Listed
+from archid.control.node_status import Reason
+from archid.control.server import Handler
+from archid.daemon.opening import OpenState
+from archid.errors import ArchidError
+from archid.events import EventHub
+from archid.log import get_logger
+from archid.net.join_server import TokenDesk
+from archid.net.peer import Peer
+from archid.sync.listings import Listings
+from archid.sync.peers import PeerDirectory
+from archid.sync.trust_keeper import TrustKeeper
+from protocol.errors import ProtocolError
+
+log = get_logger(__name__)
+
+STATES_QUEUED: Final = 64
+
+
+class CentralSide:
+    """Central's services over an opened state."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: OpenState,
+        stack: ExitStack,
+        *,
+        keeper: TrustKeeper,
+        listings: Listings,
+        directory: PeerDirectory,
+        events: EventHub,
+        advertised: Sequence[Address],
+    ) -> None:
+        self._keeper = keeper
+        self._events = events
+        # The newest state is all that counts, but none may be lost while one is being kept.
+        self._signed_in, self._signed = trio.open_memory_channel[SignedState](STATES_QUEUED)
+        self._service = CentralService.open(
+            config.central,
+            state=Path(state.paths.state),
+            node=state.identity.node_id,
+            addresses=advertised,
+            documents=state.documents,
+            changed=self._take_state,
+        )
+        stack.callback(self._service.close)
+        publish = PublishDialogue(self._service, library=state.library, events=events)
+        self._methods = CentralMethods(self._service, publish)
+        self._homecoming = Homecoming(
+            self._service,
+            node=state.identity.node_id,
+            keeper=keeper,
+            listings=listings,
+            library=state.library,
+            directory=directory,
+            events=events,
+        )
+
+    @property
+    def desk(self) -> TokenDesk:
+        """Where tokens are redeemed."""
+        return self._service
+
+    def handlers(self) -> Mapping[str, Handler]:
+        """Central's own methods of the control socket."""
+        return self._methods.handlers()
+
+    def tasks(self) -> list[Callable[[], Awaitable[None]]]:
+        """What runs for as long as the node does."""
+        return [self._service.run, self._homecoming.run, self._believe_what_was_signed]
+
+    async def on_admitted(self, peer: Peer) -> None:
+        """Ask every peer for its newest head; raises what `Peer.request` raises."""
+        await self._homecoming.on_admitted(peer)
+
+    def reasons(self) -> Sequence[Reason]:
+        """What of central's own needs attention."""
+        refusal = self._service.gate.refusal()
+        if refusal is None:
+            return ()
+        level = "alarm" if refusal.code == "central_stopped" else "attention"
+        return (Reason(level, refusal.code, str(refusal), refusal.remedy),)
+
+    async def listing(self) -> Sequence[Listed]:
+        """Every published version, as the control method ``scripts`` shows it."""
+        names = await self._service.release_names()
+        return [
+            Listed(
+                one.manifest,
+                one.name,
+                one.kind,
+                one.version,
+                published_s=one.published_s,
+                releases=tuple(names.get(one.manifest, ())),
+            )
+            for one in await self._service.scripts()
+        ]
+
+    def _take_state(self, state: SignedState) -> None:
+        try:
+            self._signed_in.send_nowait(state)
+        except trio.WouldBlock:
+            log.error("signed_state_not_taken", serial=state.order[1])
+
+    async def _believe_what_was_signed(self) -> None:
+        """Central believes what it signs as every other node does: by verifying it."""
+        await self._believe(self._service.state)
+        async for state in self._signed:
+            await self._believe(state)
+
+    async def _believe(self, state: SignedState) -> None:
+        try:
+            for root in state.roots[self._keeper.root.version :]:
+                await self._keeper.accept_root(root)
+            if state.order > self._keeper.head.order:
+                await self._keeper.accept_head(state.head_envelope, state.grants_envelope)
+        except (ArchidError, ProtocolError) as error:
+            log.error("signed_state_refused", why=str(error))
+            self._events.publish("alarm", code="signed_state_refused", sentence=str(error))

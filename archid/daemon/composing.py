@@ -1,0 +1,319 @@
+"""Puts the services of one node together and runs them in one nursery.
+
+The order matters only at the start: the listener is bound and the control socket answers before
+the service manager is told that the node is ready.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
+from random import SystemRandom
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from archid import __version__
+from archid.addresses import Address
+from archid.config import Config
+from archid.control.node_methods import Listed, NodeMethods
+from archid.control.node_status import NodeStatus, Reason
+from archid.control.server import ControlServer, Handler
+from archid.daemon.opening import OpenState
+from archid.errors import ArchidError
+from archid.events import EventHub
+from archid.log import get_logger
+from archid.net.dialer import Dialer
+from archid.net.join_server import JoinServer
+from archid.net.listener import Listener, open_listener
+from archid.net.peer import Peer
+from archid.net.settings import DialerSettings, ListenerSettings, PeerSettings
+from archid.net.switchboard import Switchboard
+from archid.net.tls_contexts import TlsContexts
+from archid.net.trusted_doorkeeper import TrustedDoorkeeper
+from archid.notify import notify
+from archid.roles import SERVICES
+from archid.store.errors import ChunkCorrupt
+from archid.sync.address_book import AddressBook
+from archid.sync.deliveries import Deliveries
+from archid.sync.fetcher import Fetcher
+from archid.sync.links import Links
+from archid.sync.listings import Listings
+from archid.sync.own_leaf import OwnLeaf
+from archid.sync.peers import PeerDirectory
+from archid.sync.replicator import Replicator
+from archid.sync.trust_keeper import TrustKeeper
+from protocol.ids import ManifestId
+
+if TYPE_CHECKING:
+    from archid.daemon.central_side import CentralSide
+
+log = get_logger(__name__)
+
+IDLE_CHECK_S: Final = 15.0
+ADDRESS_BOOK: Final = "addresses.json"
+
+
+class Node:
+    """One node of a fleet, from the opened state to the last goodbye."""
+
+    def __init__(self, config: Config, state: OpenState, stack: ExitStack) -> None:
+        self._config = config
+        self._state = state
+        self._services = SERVICES[config.node.role]
+        self._stop = trio.Event()
+        self._listener: Listener | None = None
+        self.events = EventHub()
+        node = state.identity.node_id
+        self.keeper = TrustKeeper(
+            state.trust,
+            documents=state.documents,
+            trust_file=state.trust_file,
+            journal=state.journal,
+            events=self.events,
+        )
+        self.directory = PeerDirectory(self.events)
+        self.leaf = OwnLeaf(node, keeper=self.keeper, directory=self.directory, events=self.events)
+        self.fetcher = Fetcher(
+            node,
+            keeper=self.keeper,
+            directory=self.directory,
+            library=state.library,
+            journal=state.journal,
+            events=self.events,
+            proof_for=self.leaf.proof_for,
+        )
+        self.listings = Listings(
+            keeper=self.keeper, documents=state.documents, directory=self.directory
+        )
+        self.deliveries = (
+            Deliveries(
+                leaf=self.leaf,
+                fetcher=self.fetcher,
+                library=state.library,
+                journal=state.journal,
+                events=self.events,
+            )
+            if self._services.deliveries
+            else None
+        )
+        self.addresses = AddressBook(
+            state.paths.state / ADDRESS_BOOK, node, config.node.role, self._advertised()
+        )
+        self._central = self._open_central(stack)
+        self._doorkeeper = TrustedDoorkeeper(
+            node=node,
+            trusted=state.trust,
+            leaf_of=self.keeper.leaf_of,
+            keep_leaf=self.keeper.keep_leaf_document,
+            keep=self.keeper.keep,
+            on_fork=self.keeper.alarm_fork,
+            software=f"archid {__version__}",
+        )
+        self._contexts = TlsContexts(state.identity, self.keeper.root.ca_certificates)
+        self._links = Links(
+            keeper=self.keeper,
+            doorkeeper=self._doorkeeper,
+            directory=self.directory,
+            leaf=self.leaf,
+            library=state.library,
+            addresses=self.addresses,
+            on_damage=self._report_damage,
+            on_admitted=self._central.on_admitted if self._central else _nothing,
+        )
+        settings = PeerSettings()
+        joining = JoinServer(
+            doorkeeper=self._doorkeeper,
+            roots=self._roots,
+            desk=self._central.desk if self._central else None,
+            settings=settings,
+        )
+        self.switchboard = Switchboard(
+            own=node,
+            doorkeeper=self._doorkeeper,
+            contexts=self._contexts,
+            settings=settings,
+            session=self._links.session,
+            newcomer=joining.serve,
+            now=time.time,
+        )
+        self.dialer = Dialer(
+            self.switchboard, DialerSettings(), random=SystemRandom(), now=time.time
+        )
+
+    def _open_central(self, stack: ExitStack) -> CentralSide | None:
+        if not self._services.control_plane:
+            return None
+        # Imported here: only central needs SQLAlchemy and what comes with it.
+        from archid.daemon.central_side import CentralSide
+
+        return CentralSide(
+            self._config,
+            self._state,
+            stack,
+            keeper=self.keeper,
+            listings=self.listings,
+            directory=self.directory,
+            events=self.events,
+            advertised=self._advertised(),
+        )
+
+    async def run(self) -> None:
+        """Run until stopped; raises ArchidError when a service cannot start."""
+        started_s = int(time.time())
+        self.leaf.load()
+        self._listener = await open_listener(self._config.network.listen)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_signals)
+                control = ControlServer(
+                    self._config.control,
+                    self._handlers(started_s),
+                    self.events,
+                    role=self._config.node.role,
+                )
+                await nursery.start(control.serve)
+                for service in self._tasks():
+                    nursery.start_soon(service)
+                nursery.start_soon(self._listener.run, self.switchboard, ListenerSettings())
+                log.info(
+                    "daemon_ready",
+                    node=self._state.identity.node_id.short,
+                    role=self._config.node.role,
+                    listen=[str(address) for address in self._listener.addresses],
+                )
+                notify("READY=1", f"STATUS=archid {self._config.node.role} is ready")
+                self.events.publish("daemon.ready")
+                await self._stop.wait()
+                log.info("daemon_stopping")
+                self.events.publish("daemon.stopping")
+                nursery.cancel_scope.cancel()
+        finally:
+            self._listener.close()
+
+    def _tasks(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        tasks: list[Callable[[], Awaitable[None]]] = [
+            self.leaf.run,
+            self.fetcher.run,
+            self.dialer.run,
+            self._dial_what_is_known,
+            self._follow_roots,
+            self._release_idle,
+        ]
+        if self._services.holds_everything:
+            replicator = Replicator(
+                listings=self.listings, fetcher=self.fetcher, library=self._state.library
+            )
+            tasks += [self._run_listings, replicator.run]
+        if self.deliveries is not None:
+            tasks.append(self.deliveries.run)
+        if self._central is not None:
+            tasks += self._central.tasks()
+        return tasks
+
+    async def _run_listings(self) -> None:
+        await self.listings.load()
+        await self.listings.run()
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("signal_received", signal=signal.Signals(number).name)
+                self._stop.set()
+
+    async def _dial_what_is_known(self) -> None:
+        """Dial what the configuration, the membership and other nodes name."""
+        seen = -1
+        while True:
+            seen = await self.addresses.changed.wait(seen)
+            wanted = {*self._config.network.peers, *self.addresses.addresses()}
+            if self._central is None:
+                wanted.update(self._state.membership.central_addresses)
+            wanted.difference_update(self._advertised())
+            self.dialer.want(wanted)
+
+    async def _follow_roots(self) -> None:
+        """Believe the CAs of a new Root from its arrival on."""
+        seen = -1
+        while True:
+            seen = await self.keeper.changed.wait(seen)
+            try:
+                self._contexts.update(self.keeper.root.ca_certificates)
+            except ArchidError as error:
+                log.error("tls_not_updated", why=error.sentence)
+
+    async def _release_idle(self) -> None:
+        while True:
+            await trio.sleep(IDLE_CHECK_S)
+            await trio.to_thread.run_sync(self._state.trees.release_idle, time.time())
+
+    async def _report_damage(self, manifest: ManifestId, fault: ChunkCorrupt) -> None:
+        self.events.publish(
+            "alarm",
+            code="chunk_corrupt",
+            sentence=f"{fault}: run archid verify; it is not served to others",
+            manifest=manifest.hex(),
+        )
+
+    def _advertised(self) -> tuple[Address, ...]:
+        network = self._config.network
+        return network.advertise or tuple(one for one in network.listen if not one.is_wildcard)
+
+    def _roots(self) -> Sequence[bytes]:
+        roots = self.keeper.trust.roots
+        return [roots[version].encode() for version in sorted(roots)]
+
+    # The control socket
+
+    def _handlers(self, started_s: int) -> Mapping[str, Handler]:
+        status = NodeStatus(
+            role=self._config.node.role,
+            node=self._state.identity.node_id.hex(),
+            membership=self._state.membership,
+            listen=lambda: self._listener.addresses if self._listener else (),
+            advertise=self._advertised(),
+            keeper=self.keeper,
+            leaf=self.leaf,
+            switchboard=self.switchboard,
+            dialer=self.dialer,
+            fetcher=self.fetcher,
+            library=self._state.library,
+            documents=self._state.documents,
+            started_s=started_s,
+            deliveries=self.deliveries,
+            extra_reasons=self._central.reasons if self._central else _no_reasons,
+            keep_free_bytes=self._config.storage.keep_free_bytes,
+        )
+        methods = NodeMethods(
+            status,
+            library=self._state.library,
+            fetcher=self.fetcher,
+            listing=self._central.listing if self._central else self._listing,
+            stop=self._stop.set,
+        )
+        handlers = dict(methods.handlers())
+        if self._central is not None:
+            handlers.pop("leave")
+            handlers.update(self._central.handlers())
+        return handlers
+
+    async def _listing(self) -> Sequence[Listed]:
+        if self.deliveries is None:
+            return [
+                Listed(row.manifest, row.name, row.kind, row.version)
+                for row in self.listings.catalogue
+            ]
+        return [
+            Listed(manifest, "", kind, 0, releases=tuple(self.deliveries.releases_of(manifest)))
+            for manifest, kind in self.deliveries.manifests()
+        ]
+
+
+async def _nothing(_peer: Peer) -> None:
+    return
+
+
+def _no_reasons() -> Sequence[Reason]:
+    return ()

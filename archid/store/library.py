@@ -1,0 +1,214 @@
+"""What the rest of the daemon asks of the store: versions coming in, standing, and going out.
+
+It puts together documents, layouts, staging, trees and the chunk index, which know nothing of one
+another's order: a tree is in the index before anybody is told that it is here, and a manifest is
+kept before anything is staged for it. Methods block; call them from worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from archid.log import get_logger
+from archid.store.adoption import Adopted, adopt_local
+from archid.store.bundles import Bundles
+from archid.store.documents import DocumentStore
+from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing
+from archid.store.index import ChunkIndex
+from archid.store.layout import StatePaths
+from archid.store.staging import Staging
+from archid.store.syscalls import Buffer
+from archid.store.tree_store import TreeStore
+from protocol.envelope import Envelope
+from protocol.ids import ManifestId, PieceId
+from protocol.layout import Layout
+from protocol.manifest import ManifestRoot
+from protocol.publication import MAX_PUBLICATION_BYTES
+
+log = get_logger(__name__)
+
+
+class Library:
+    """The versions that this node holds or is putting together."""
+
+    def __init__(
+        self,
+        paths: StatePaths,
+        *,
+        documents: DocumentStore,
+        trees: TreeStore,
+        index: ChunkIndex,
+        bundles: Bundles,
+        keep_free_bytes: int = 0,
+    ) -> None:
+        self.paths = paths
+        self.documents = documents
+        self.trees = trees
+        self.bundles = bundles
+        self._index = index
+        self._keep_free_bytes = keep_free_bytes
+        self._lock = threading.Lock()
+        self._held: set[ManifestId] = set()
+        self._roots: dict[ManifestId, ManifestRoot] = {}
+
+    def open(self) -> None:
+        """Find out what is here and mend what a killed process left; before anything else."""
+        self.documents.remove_leftovers()
+        self.trees.remove_leftovers()
+        standing = self.trees.manifests()
+        indexed = {tree.manifest for tree in self._index.trees_blocking()}
+        whole = []
+        for manifest in standing:
+            try:
+                if manifest not in indexed:
+                    self._index.add_tree_blocking(
+                        manifest, self.layout(manifest), self.trees.path(manifest)
+                    )
+                whole.append(manifest)
+            except DocumentMissing as error:
+                # Its manifest was lost or damaged: it is fetched again, the tree is adopted.
+                log.warning("tree_without_manifest", manifest=manifest.short, why=str(error))
+        for manifest in indexed.difference(standing):
+            self._index.remove_tree_blocking(manifest)
+        with self._lock:
+            self._held = set(whole)
+
+    # What is here
+
+    def holds(self, manifest: ManifestId) -> bool:
+        """Whether the whole tree is here."""
+        with self._lock:
+            return manifest in self._held
+
+    def held(self) -> list[ManifestId]:
+        """Every version whose tree is here."""
+        with self._lock:
+            return sorted(self._held)
+
+    def tree(self, manifest: ManifestId) -> Path:
+        """Where the tree stands, or will stand."""
+        return self.trees.path(manifest)
+
+    def layout(self, manifest: ManifestId) -> Layout:
+        """Raises DocumentMissing when the manifest or a piece of it is not here."""
+        return self.trees.layouts.get(manifest)
+
+    def root(self, manifest: ManifestId) -> ManifestRoot:
+        """The manifest's root; raises DocumentMissing."""
+        envelope = Envelope.decode(
+            self.documents.get_manifest(manifest), max_bytes=MAX_PUBLICATION_BYTES
+        )
+        return ManifestRoot.decode(envelope.payload)
+
+    def known_root(self, manifest: ManifestId) -> ManifestRoot | None:
+        """The manifest's root if it is here; roots are small and stay in memory."""
+        with self._lock:
+            root = self._roots.get(manifest)
+        if root is None:
+            with contextlib.suppress(DocumentMissing):
+                root = self.root(manifest)
+                with self._lock:
+                    self._roots[manifest] = root
+        return root
+
+    # Coming in
+
+    def manifest_envelope(self, manifest: ManifestId) -> bytes | None:
+        """The publication as it came, None when it is not here."""
+        with contextlib.suppress(DocumentMissing):
+            return self.documents.get_manifest(manifest)
+        return None
+
+    def keep_manifest(self, envelope: bytes) -> ManifestId:
+        """Keep a publication that was verified."""
+        return self.documents.put_manifest(envelope)
+
+    def missing_pieces(self, pieces: Sequence[PieceId]) -> list[PieceId]:
+        return self.documents.missing_pieces(pieces)
+
+    def keep_pieces(self, pieces: Iterable[bytes]) -> None:
+        """Keep pieces; their ids are computed from the bytes, so nothing wrong gets a name."""
+        self.documents.put_pieces(pieces)
+
+    def stage(self, layout: Layout) -> Staging:
+        """Start or resume putting a version together; hashes what is there already."""
+        return Staging.open(self.paths.staging_of(layout.manifest), layout)
+
+    def adopt(self, staging: Staging) -> Adopted:
+        """Take over what other versions here already hold."""
+        adopted = adopt_local(staging, self._index.find_blocking, self.paths.trees)
+        for rotten in adopted.rotten:
+            log.error(
+                "local_chunk_rotten",
+                manifest=rotten.manifest.short,
+                path=rotten.path,
+                chunk=rotten.chunk.short,
+            )
+        return adopted
+
+    def require_space(self, staging: Staging) -> None:
+        """Raise DiskFull unless what is missing fits and leaves free what must stay free."""
+        staging.require_space()
+        free, _ = self.available_bytes()
+        needed = staging.missing_bytes + self._keep_free_bytes
+        if staging.missing_bytes and needed > free:
+            raise DiskFull(staging.path, needed_bytes=needed, available_bytes=free)
+
+    def place(self, staging: Staging) -> None:
+        """Let the tree appear; raises ChunkMissing, StorageError."""
+        self.documents.sync()
+        staging.finish(self.trees.path(staging.layout.manifest))
+        self.add_placed(staging.layout.manifest)
+
+    def add_placed(self, manifest: ManifestId) -> None:
+        """A tree has come to stand: index it, then count it as held."""
+        try:
+            self._index.add_tree_blocking(
+                manifest, self.layout(manifest), self.trees.path(manifest)
+            )
+        except DatabaseDamaged as error:
+            # The index only saves work; it is rebuilt at the next start.
+            log.error("index_damaged", why=str(error))
+        with self._lock:
+            self._held.add(manifest)
+
+    def link_script(self, root: ManifestRoot) -> None:
+        """Let ``scripts/<name>`` point to this version unless a later one is there already."""
+        linked = self.bundles.linked_script(root.name)
+        if linked is not None and linked != root.id and self.holds(linked):
+            with contextlib.suppress(DocumentMissing):
+                if self.root(linked).version > root.version:
+                    return
+        self.bundles.link_script(root.name, root.id)
+
+    # Going out
+
+    def piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
+        """A piece of a version that is held; raises DocumentMissing when it is not one of its."""
+        if not self.holds(manifest) or all(
+            ref.id != piece for ref in self.layout(manifest).root.pieces
+        ):
+            raise DocumentMissing("pieces", piece.hex())
+        return self.documents.get_piece(piece)
+
+    def read_span(self, manifest: ManifestId, piece: PieceId, n: int, skip: bytes) -> Buffer:
+        """The wanted chunks of a span, every one hashed just now.
+
+        Raises NotFound, ChunkCorrupt, StorageError.
+        """
+        layout, span = self.trees.span(manifest, piece, n)
+        parts = self.trees.read_span(layout, span, skip)
+        return parts[0] if parts else b""
+
+    def held_bytes(self) -> int:
+        """The content of all trees here, what they share counted each time."""
+        return sum(tree.size_bytes for tree in self._index.trees_blocking())
+
+    def available_bytes(self) -> tuple[int, int]:
+        """(free, total) bytes of the file system that holds the trees."""
+        space = os.statvfs(self.paths.trees)
+        return space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize

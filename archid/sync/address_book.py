@@ -1,0 +1,119 @@
+"""Where central and the REPOs can be reached, so that nothing needs central to be found.
+
+Nodes learn it from central and from REPOs, keep it on disk, and dial what they have learnt.
+An address proves nothing: whoever answers there must prove who it is. The file is a convenience;
+losing it costs a node only what its configuration and its membership do not say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from archid.addresses import Address, parse_address
+from archid.log import get_logger
+from archid.sync.signal import Signal
+from protocol.errors import FormatError
+from protocol.facts import ROLE_CENTRAL, ROLE_REPO
+from protocol.ids import NodeId
+from protocol.limits import MAX_ADDRESSES
+from protocol.messages import PeerHint
+
+log = get_logger(__name__)
+
+MAX_NODES: Final = 64
+_MAX_FILE_BYTES: Final = 1 << 20
+_ROLES: Final = (ROLE_CENTRAL, ROLE_REPO)
+
+
+class AddressBook:
+    """Addresses of central and REPOs by node; `changed` fires when there is something new."""
+
+    def __init__(self, path: Path, own: NodeId, role: str, advertised: Sequence[Address]) -> None:
+        self.changed = Signal()
+        self._path = path
+        self._own = own
+        self._known: dict[NodeId, PeerHint] = {}
+        self._load()
+        self._known.pop(own, None)
+        if role in _ROLES and advertised:
+            texts = tuple(str(address) for address in advertised[:MAX_ADDRESSES])
+            self._known[own] = PeerHint(own, role, texts)
+
+    def hints(self) -> tuple[PeerHint, ...]:
+        """What to tell others, this node included."""
+        return tuple(self._known[node] for node in sorted(self._known))
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Where the others can be dialled."""
+        return tuple(
+            parse_address(text)
+            for node, hint in sorted(self._known.items())
+            if node != self._own
+            for text in hint.addresses
+        )
+
+    def learn(self, hints: Iterable[PeerHint]) -> None:
+        """Take hints from central or a REPO; what is malformed is passed over."""
+        news = False
+        for hint in hints:
+            if hint.node == self._own or hint.role not in _ROLES:
+                continue
+            if hint.node not in self._known and len(self._known) >= MAX_NODES:
+                continue
+            addresses = tuple(text for text in hint.addresses if _is_address(text))
+            cleaned = PeerHint(hint.node, hint.role, addresses[:MAX_ADDRESSES])
+            if addresses and self._known.get(hint.node) != cleaned:
+                self._known[hint.node] = cleaned
+                news = True
+        if news:
+            self._save()
+            self.changed.fire()
+
+    def forget(self, nodes: Iterable[NodeId]) -> None:
+        """Drop nodes that are no longer part of the fleet."""
+        gone = [node for node in nodes if node != self._own and node in self._known]
+        for node in gone:
+            del self._known[node]
+        if gone:
+            self._save()
+            self.changed.fire()
+
+    def _load(self) -> None:
+        try:
+            with self._path.open("rb") as file:
+                rows = json.loads(file.read(_MAX_FILE_BYTES))
+            for row in rows[:MAX_NODES]:
+                addresses = tuple(text for text in row["addresses"] if _is_address(text))
+                node = NodeId.from_hex(row["node"])
+                self._known[node] = PeerHint(node, str(row["role"]), addresses[:MAX_ADDRESSES])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError, FormatError) as error:
+            log.warning("address_book_unreadable", path=str(self._path), why=str(error))
+
+    def _save(self) -> None:
+        rows = [
+            {"node": hint.node.hex(), "role": hint.role, "addresses": list(hint.addresses)}
+            for node, hint in sorted(self._known.items())
+            if node != self._own
+        ]
+        temporary = self._path.with_name(self._path.name + ".new")
+        try:
+            temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            os.replace(temporary, self._path)
+        except OSError as error:
+            log.warning("address_book_not_saved", path=str(self._path), why=str(error))
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
+
+def _is_address(text: object) -> bool:
+    try:
+        return isinstance(text, str) and not parse_address(text).is_wildcard
+    except ValueError:
+        return False

@@ -1,0 +1,144 @@
+"""What happens on every connection to a peer, for as long as it lasts.
+
+Its requests are answered, its announcements taken, it is told of newer heads and, by central and
+REPOs, where others can be reached. When the head changes it is judged again: a node that was
+denied is cut off, and entries that no longer hold are forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from archid.log import get_logger
+from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
+from archid.net.peer import Peer
+from archid.net.trusted_doorkeeper import TrustedDoorkeeper
+from archid.store.errors import ChunkCorrupt
+from archid.store.library import Library
+from archid.sync.access import Access
+from archid.sync.address_book import AddressBook
+from archid.sync.own_leaf import OwnLeaf
+from archid.sync.peers import PeerDirectory
+from archid.sync.session import Session
+from archid.sync.trust_keeper import TrustKeeper, decode_envelope
+from protocol.errors import ProtocolError
+from protocol.ids import ManifestId
+from protocol.messages import ErrorCode, HeadAnnounce, Message, PeerHints
+from protocol.refusals import HeadForked
+
+log = get_logger(__name__)
+
+OnAdmitted = Callable[[Peer], Awaitable[None]]
+
+
+async def _nothing(_peer: Peer) -> None:
+    return
+
+
+class Links:
+    """Gives each admitted peer its tasks; `session` is what the switchboard calls."""
+
+    def __init__(
+        self,
+        *,
+        keeper: TrustKeeper,
+        doorkeeper: TrustedDoorkeeper,
+        directory: PeerDirectory,
+        leaf: OwnLeaf,
+        library: Library,
+        addresses: AddressBook,
+        on_damage: Callable[[ManifestId, ChunkCorrupt], Awaitable[None]],
+        on_admitted: OnAdmitted = _nothing,
+    ) -> None:
+        self._keeper = keeper
+        self._doorkeeper = doorkeeper
+        self._directory = directory
+        self._leaf = leaf
+        self._library = library
+        self._addresses = addresses
+        self._on_damage = on_damage
+        self._on_admitted = on_admitted
+
+    async def session(self, peer: Peer) -> None:
+        """Run until the connection has ended."""
+        own = self._leaf.facts
+        if own is None:
+            peer.disconnect(ErrorCode.NOT_READY, "this node does not know its own facts yet")
+            return
+        access = Access(self._keeper.trust, peer.facts, peer.key, own)
+        answering = Session(
+            peer,
+            access,
+            keeper=self._keeper,
+            documents=self._keeper.documents,
+            library=self._library,
+            on_damage=self._on_damage,
+        )
+        self._directory.add(peer)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answering.run)
+                nursery.start_soon(self._take_notices, peer)
+                nursery.start_soon(self._follow_heads, peer, access)
+                nursery.start_soon(self._send_hints, peer)
+                nursery.start_soon(self._admitted, peer)
+                await peer.closed.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._directory.remove(peer)
+
+    async def _admitted(self, peer: Peer) -> None:
+        try:
+            await self._on_admitted(peer)
+        except (PeerLost, PeerRefused, PeerTooSlow, ProtocolError) as error:
+            log.info("admitted_peer_gave_nothing", node=peer.node.short, why=str(error))
+
+    async def _take_notices(self, peer: Peer) -> None:
+        async for notice in peer.notices:
+            try:
+                await self._take_notice(peer, notice)
+            except HeadForked:
+                continue  # the keeper has raised the alarm
+            except ProtocolError as error:
+                log.warning("notice_refused", node=peer.node.short, why=str(error))
+            except (PeerLost, PeerRefused, PeerTooSlow) as error:
+                log.info("notice_not_followed", node=peer.node.short, why=str(error))
+
+    async def _take_notice(self, peer: Peer, notice: Message) -> None:
+        if isinstance(notice, HeadAnnounce):
+            await self._doorkeeper.accept_head(decode_envelope(notice.head), peer.request)
+            await self._keeper.take_grants(notice.grants)
+        elif isinstance(notice, PeerHints) and peer.facts.reads_everything:
+            self._addresses.learn(notice.hints)
+
+    async def _follow_heads(self, peer: Peer, access: Access) -> None:
+        changed = self._keeper.changed
+        told = peer.hello.head_order
+        while True:
+            seen = changed.version
+            if self._keeper.trust.is_denied(peer.node):
+                peer.disconnect(ErrorCode.DENIED, "this node was revoked")
+                return
+            access.judge_again()
+            order = self._keeper.head.order
+            if order > told:
+                try:
+                    await peer.announce(HeadAnnounce(*self._keeper.head_bytes()))
+                except PeerLost:
+                    return
+                told = order
+            await changed.wait(seen)
+
+    async def _send_hints(self, peer: Peer) -> None:
+        own = self._leaf.facts
+        if own is None or not own.reads_everything:
+            return
+        seen = -1
+        while True:
+            seen = await self._addresses.changed.wait(seen)
+            try:
+                await peer.announce(PeerHints(self._addresses.hints()))
+            except PeerLost:
+                return
