@@ -85,7 +85,12 @@ class Switchboard:
         """
         stream = await self._secure(tcp, Side.SERVER)
         if stream.peer_certificate is None:
-            await self._newcomer(stream)
+            try:
+                await self._newcomer(stream)
+            except ArchidError:
+                raise
+            except Exception:  # noqa: BLE001 - one newcomer must not end the node
+                _log.exception("newcomer_failed", remote=stream.remote)
         else:
             await self._hold(stream, Side.SERVER, on_proven)
 

@@ -16,7 +16,7 @@ from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
 from protocol.connection_states import Side
-from protocol.envelope import Envelope
+from protocol.envelope import Envelope, PublicKey
 from protocol.facts import NodeFacts
 from protocol.grants import GrantsTree, LeafDocument
 from protocol.head import Denial, Head
@@ -81,12 +81,13 @@ class FleetNodes:
 
     def enrol(self, name: str, role: str = "ice") -> Identity:
         identity = self.tls.node(name)
-        self.add(identity, name, role)
+        self.add_key(identity.public_key, name, role)
         return identity
 
-    def add(self, identity: Identity, name: str, role: str = "ice") -> None:
-        facts = NodeFacts(identity.node_id, identity.public_key, role, name, "lyon", "1", "salle")
-        self.items[identity.node_id] = items_of(name, [facts])
+    def add_key(self, key: PublicKey, name: str, role: str = "ice") -> None:
+        node = NodeId.of(key)
+        facts = NodeFacts(node, key, role, name, "lyon", "1", "salle")
+        self.items[node] = items_of(name, [facts])
 
     def sign_state(self, *, denied: tuple[Denial, ...] = (), forget_old: bool = False) -> None:
         """Grants of everybody enrolled so far, and a head that names them."""
