@@ -8,13 +8,14 @@ carried.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Final
 
 import trio
 
 from archid.central.recovery import GateState
 from archid.central.service import CentralService
-from archid.errors import ArchidError, Conflict, TrustFailure
+from archid.errors import ArchidError, Conflict, NotFound, TrustFailure
 from archid.events import EventHub
 from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
@@ -57,7 +58,12 @@ class Homecoming:
         self._shown = Signal()
 
     async def on_admitted(self, peer: Peer) -> None:
-        """Ask a peer for its newest head; raises PeerLost, PeerRefused, PeerTooSlow."""
+        """Ask a peer for its newest head; raises PeerLost, PeerRefused, PeerTooSlow.
+
+        Being admitted with its certificate also proves that a newcomer has stored everything.
+        """
+        with contextlib.suppress(NotFound):
+            await self._service.confirm(peer.node)
         answer = await peer.request(GetHead(0), HeadAnswer)
         self._take(peer.node, answer.head)
 

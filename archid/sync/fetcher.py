@@ -28,6 +28,7 @@ from archid.sync.sources import Sources
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.errors import ProtocolError
 from protocol.ids import ManifestId, NodeId
+from protocol.manifest import ManifestRoot
 
 log = get_logger(__name__)
 
@@ -159,11 +160,7 @@ class Fetcher:
                         version=root.version,
                         received_bytes=progress.received_bytes,
                     )
-                    await trio.to_thread.run_sync(
-                        self._journal.append,
-                        "tree_placed",
-                        {"manifest": manifest.hex(), "name": root.name, "version": root.version},
-                    )
+                    await self._record(root)
                     self._events.publish(
                         "tree.placed",
                         manifest=manifest.hex(),
@@ -178,6 +175,14 @@ class Fetcher:
         finally:
             del self._running[manifest]
             self._wanted.fire()
+
+    async def _record(self, root: ManifestRoot) -> None:
+        fields: dict[str, str | int | bool | bytes | None] = {
+            "manifest": root.id.hex(),
+            "name": root.name,
+            "version": root.version,
+        }
+        await trio.to_thread.run_sync(self._journal.append, "tree_placed", fields)
 
     def _failed(self, progress: FetchProgress, error: BaseException) -> None:
         manifest = progress.manifest
