@@ -54,6 +54,15 @@ def crash(error: BaseException, *, as_json: bool, verbose: bool) -> int:
     )
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The error that a person can act on, out of the groups that nurseries wrap around it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    causes = [first_cause(each) for each in error.exceptions]
+    foreseen = (cause for cause in causes if isinstance(cause, ArchidError | KeyboardInterrupt))
+    return next(foreseen, causes[0])
+
+
 def leave_pipe() -> int:
     """Whoever read the output has gone: say nothing, also not at the interpreter's end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -123,7 +123,6 @@ def cli(context: click.Context) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit code, having said what went wrong."""
     session = Session()
-    as_json = "--json" in arguments
     try:
         outcome = cli.main(
             args=list(arguments), prog_name="archid", standalone_mode=False, obj=session
@@ -131,22 +130,24 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as ending:
         return ending.exit_code
-    except click.ClickException as error:
-        return failures.report(_as_usage(error), as_json=as_json)
-    except ArchidError as error:
-        return failures.report(error, as_json=as_json)
-    except (KeyboardInterrupt, click.Abort):
-        return failures.report(
-            Interrupted(
-                "Interrupted", remedy="Nothing is half done; the same command starts again"
-            ),
-            as_json=as_json,
-        )
     except BrokenPipeError:
         return failures.leave_pipe()
-    except Exception as error:  # noqa: BLE001 - the last line of defence before a traceback
-        return failures.crash(error, as_json=as_json, verbose=session.verbose)
+    except BaseException as error:
+        if isinstance(error, SystemExit | GeneratorExit):
+            raise
+        return _report(error, as_json="--json" in arguments, verbose=session.verbose)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _report(error: BaseException, *, as_json: bool, verbose: bool) -> int:
+    cause = failures.first_cause(error)
+    if isinstance(cause, KeyboardInterrupt | click.Abort):
+        cause = Interrupted("Interrupted", remedy="The same command starts again")
+    elif isinstance(cause, click.ClickException):
+        cause = _as_usage(cause)
+    if isinstance(cause, ArchidError):
+        return failures.report(cause, as_json=as_json)
+    return failures.crash(error, as_json=as_json, verbose=verbose)
 
 
 def _as_usage(error: click.ClickException) -> UsageError:

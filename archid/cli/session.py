@@ -82,6 +82,13 @@ class Session:
         """One request to the daemon. Raises ArchidError."""
         return self.client().call(method, params)
 
+    def quiet_log(self) -> None:
+        """Let what the command itself runs log its warnings only, and never to standard output."""
+        from archid.config import LogSettings
+        from archid.log import configure
+
+        configure(LogSettings(level="debug" if self.verbose else "warning", format="console"))
+
     @property
     def interactive(self) -> bool:
         """Whether somebody is there to answer a question."""

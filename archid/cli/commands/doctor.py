@@ -20,6 +20,7 @@ def command(session: Session) -> int:
 
     Works with and without a running daemon, and changes nothing. Exit code 1 if a check failed.
     """
+    session.quiet_log()
     checks = list(examine(session))
     ok = all(check.state != "failed" for check in checks)
     session.screen.result(

@@ -61,6 +61,7 @@ def command(
     from archid.central.ceremony import Founding, initialise
     from archid.store.layout import StatePaths
 
+    session.quiet_log()
     founding = Founding(
         fleet_name=fleet_name,
         node_name=name or config.node.name or socket.gethostname().split(".")[0],

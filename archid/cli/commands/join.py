@@ -51,6 +51,7 @@ def command(session: Session, token: str | None, token_file: Path | None) -> Non
 
     paths = StatePaths(state=config.storage.state, scripts=config.storage.scripts)
     screen = session.screen
+    session.quiet_log()
     joined = trio.run(
         partial(
             join_fleet,
@@ -58,6 +59,7 @@ def command(session: Session, token: str | None, token_file: Path | None) -> Non
             paths=paths,
             role=config.node.role,
             player_gid=group_id(config.player.group),
+            name=config.node.name,
         )
     )
     facts = joined.facts

@@ -60,6 +60,7 @@ def _leave_offline(session: Session, *, purge: bool) -> dict[str, Any]:
     from archid.store.layout import StateLock, StatePaths
     from archid.store.leaving import forget_membership
 
+    session.quiet_log()
     config = session.config()
     if config.node.role == "central":
         raise UsageError(

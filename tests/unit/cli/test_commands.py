@@ -318,6 +318,16 @@ def test_a_bug_is_a_sentence_and_a_file(tmp_path: Path) -> None:
     assert crash.stat().st_mode & 0o077 == 0
 
 
+def test_one_cause_is_named_out_of_a_group() -> None:
+    from archid.cli.failures import first_cause
+
+    cause = Conflict("taken")
+    group = ExceptionGroup("", [ValueError(), ExceptionGroup("", [cause])])
+    assert first_cause(group) is cause
+    interrupted_group = BaseExceptionGroup("", [BaseExceptionGroup("", [KeyboardInterrupt()])])
+    assert isinstance(first_cause(interrupted_group), KeyboardInterrupt)
+
+
 async def test_a_reader_that_leaves_early_is_no_error(serving: Serving) -> None:
     many = {"scripts": [samples.SCRIPT] * 5000}
 

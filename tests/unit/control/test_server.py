@@ -17,6 +17,7 @@ import pytest
 import trio
 from structlog.testing import capture_logs
 
+from archid.control import connection as connection_module
 from archid.control import wire
 from archid.control.client import ControlClient
 from archid.control.connection import Exchange
@@ -345,6 +346,66 @@ async def test_slow_clients_do_not_lock_out_the_operator(serving: Serving) -> No
         await call(path, "status")
         for connection in idle:
             connection.close()
+
+
+async def test_half_a_message_is_not_waited_for(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "MESSAGE_TIMEOUT_S", 0.02)
+    async with serving({"status": status}) as path:
+        answers = await trio.to_thread.run_sync(raw, path, b"\0\0")
+    assert "did not arrive within" in answers[-1]["error"]["message"]
+
+
+async def test_an_idle_client_is_hung_up_on_but_not_in_the_middle_of_a_request(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "IDLE_TIMEOUT_S", 0.02)
+
+    started, go_on = trio.Event(), trio.Event()
+
+    async def slow(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
+        started.set()
+        await go_on.wait()
+        return samples.STATUS
+
+    async with serving({"status": slow}) as path, trio.open_nursery() as nursery:
+        nursery.start_soon(call, path, "status")  # raises if it is hung up on
+        await started.wait()
+        # this one comes later, so when its time is up, the other's has been
+        assert await trio.to_thread.run_sync(raw, path) == []
+        go_on.set()
+
+
+async def test_a_daemon_that_dies_in_the_middle_is_unavailable(serving: Serving) -> None:
+    started = trio.Event()
+
+    async def wait(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
+        started.set()
+        return await trio.sleep_forever()
+
+    outcome: list[ArchidError] = []
+
+    async def ask(path: Path) -> None:
+        with pytest.raises(Unavailable) as caught:
+            await call(path, "status")
+        outcome.append(caught.value)
+
+    async with trio.open_nursery() as nursery, serving({"status": wait}) as path:
+        nursery.start_soon(ask, path)
+        await started.wait()
+    assert outcome[0].code == "daemon_lost"
+
+
+async def test_a_daemon_that_does_not_answer_is_given_up(serving: Serving) -> None:
+    async def wait(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
+        return await trio.sleep_forever()
+
+    async with serving({"status": wait}) as path:
+        client = ControlClient(path)
+        with pytest.raises(Unavailable) as caught:
+            await trio.to_thread.run_sync(lambda: client.call("status", silence_s=0.02))
+    assert caught.value.code == "daemon_silent"
 
 
 async def test_one_client_too_many_is_told_so(serving: Serving) -> None:
