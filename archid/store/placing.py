@@ -80,6 +80,21 @@ def place_tree(source: Path, target: Path) -> None:
         raise storage_error(error, target) from error
 
 
+def remove_superseded(staging: Path, trees: Path) -> None:
+    """Remove staged versions whose trees stand: what a killed process no longer came to remove.
+
+    For the start, before anything is staged. Raises StorageError.
+    """
+    try:
+        for name in os.listdir(staging):
+            if (trees / name).is_dir():
+                remove_tree(staging / name)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise storage_error(error, staging) from error
+
+
 def _rename(source: Path, target: Path) -> None:
     if not os.path.lexists(target):
         os.rename(source, target)

@@ -12,7 +12,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -20,7 +19,6 @@ from typing import Final, TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 FICLONE: Final = 0x40049409
-FICLONERANGE: Final = 0x4020940D
 
 # How the kernel says that it cannot share extents here: another file system, none that can,
 # offsets off the block grid, a file that is swap or sealed.
@@ -39,7 +37,6 @@ _CANNOT_SHARE: Final = frozenset(
 _IOV_MAX: Final = 1024
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
-_COPY_STEP_BYTES: Final = 8 << 20
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -65,56 +62,6 @@ def clone_file(source_fd: int, target_fd: int) -> bool:
             return False
         raise
     return True
-
-
-def clone_range(
-    source_fd: int, source_offset: int, target_fd: int, target_offset: int, length: int
-) -> bool:
-    """Share one block-aligned range; False where that is not possible."""
-    request = struct.pack("=qQQQ", source_fd, source_offset, length, target_offset)
-    try:
-        fcntl.ioctl(target_fd, FICLONERANGE, request)
-    except OSError as error:
-        if error.errno in _CANNOT_SHARE:
-            return False
-        raise
-    return True
-
-
-def copy_range(
-    source_fd: int, source_offset: int, target_fd: int, target_offset: int, length: int
-) -> int:
-    """Copy up to `length` bytes inside the kernel where it can; returns the bytes copied.
-
-    Fewer than `length` means that the source ended. Falls back to read and write where
-    copy_file_range does not work. Raises OSError.
-    """
-    done = 0
-    in_kernel = True
-    while done < length:
-        step = min(length - done, _COPY_STEP_BYTES)
-        if in_kernel:
-            try:
-                copied = os.copy_file_range(
-                    source_fd, target_fd, step, source_offset + done, target_offset + done
-                )
-            except OSError as error:
-                if error.errno not in _CANNOT_SHARE:
-                    raise
-                in_kernel = False
-                continue
-            if copied == 0 and done == 0:
-                # Some file systems answer 0 instead of refusing; reading tells which it is.
-                in_kernel = False
-                continue
-        else:
-            data = os.pread(source_fd, min(step, 1 << 20), source_offset + done)
-            copied = len(data)
-            pwrite_all(target_fd, data, target_offset + done)
-        if copied == 0:
-            break
-        done += copied
-    return done
 
 
 def data_ranges(fd: int, size_bytes: int, start: int = 0) -> Iterator[tuple[int, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from archid.store import repairing, syscalls
 from archid.store.errors import ChunkCorrupt, storage_error
 from archid.store.layouts import Layouts
 from archid.store.syscalls import Buffer
-from archid.store.tree_folder import TreeFolder, remove_tree
+from archid.store.tree_folder import FOLDER_MODE, TreeFolder, remove_tree
 from archid.store.verify import Damage, verify_tree
 from protocol.errors import FormatError
 from protocol.ids import ManifestId, PieceId
@@ -208,11 +209,18 @@ class TreeStore:
             raise storage_error(error, path) from error
 
     def remove_leftovers(self) -> None:
-        """Finish removals that a killed process began; raises StorageError."""
+        """Finish what a killed process began: removals, and the last step of placing a tree.
+
+        Raises StorageError.
+        """
         try:
             for name in os.listdir(self.trees):
                 if name.startswith(".removed-"):
                     remove_tree(self.trees / name)
+            for manifest in self.manifests():
+                path = self.path(manifest)
+                if stat.S_IMODE(path.lstat().st_mode) != FOLDER_MODE:
+                    path.chmod(FOLDER_MODE)
         except FileNotFoundError:
             return
         except OSError as error:

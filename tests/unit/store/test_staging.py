@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import signal
 import stat
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from hypothesis import strategies as st
 
 from archid.store import syscalls
 from archid.store.errors import ChunkCorrupt, ChunkMissing, DiskFull, StoreReadOnly
+from archid.store.placing import remove_superseded
 from archid.store.staging import SpanBytes, Staging
+from archid.store.tree_folder import remove_tree
 from tests.unit.store.trees import (
     FOLDER,
     File,
@@ -233,6 +236,85 @@ def test_a_killed_writer_loses_nothing_that_it_had_verified(folders: tuple[Path,
     stage_all(staging, version)
     staging.finish(target_of(version, folders))
     assert_tree(target_of(version, folders), version.tree)
+
+
+def _dying_child(work: Callable[[], None], calls_left: int) -> bool:
+    """Do `work` in a process that dies at its n-th change on disk; whether it survived."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    left = calls_left
+
+    def deadly(call: Callable[..., object]) -> Callable[..., object]:
+        def perform(*args: object, **kwargs: object) -> object:
+            nonlocal left
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+            return call(*args, **kwargs)
+
+        return perform
+
+    code = 1
+    try:
+        changes = "rename fchmod utime fsync mkdir symlink unlink rmdir chmod pwrite pwritev"
+        for name in changes.split():
+            setattr(os, name, deadly(getattr(os, name)))
+        for name in ("syncfs", "exchange"):
+            setattr(syscalls, name, deadly(getattr(syscalls, name)))
+        work()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_killed_at_every_single_change_there_is_no_tree_or_a_whole_one(
+    folders: tuple[Path, Path], replacing: bool
+) -> None:
+    tree: Tree = {
+        "a": File(random_bytes(1, 9000)),
+        "empty": File(b""),
+        "f": FOLDER,
+        "f/b": File(random_bytes(2, 300), executable=True),
+        "f/l": Link("../a"),
+    }
+    version = version_of(tree)
+    target = target_of(version, folders)
+
+    def work() -> None:
+        staging = opened(version, folders)
+        for span in version.layout.spans:
+            skip = staging.skip(span)
+            staging.write_span(span, skip, version.span_bytes(span, skip))
+        staging.finish(target)
+
+    survived = False
+    deaths = 0
+    while not survived:
+        for folder in folders:
+            for left in folder.iterdir():
+                remove_tree(left)
+        if replacing:
+            place(version, folders[1], folders[0])
+        survived = _dying_child(work, deaths)
+        deaths += not survived
+        if target.exists():
+            target.chmod(0o555)
+            assert_tree(target, tree)
+        work()
+        assert_tree(target, tree)
+        assert list(folders[0].iterdir()) == []
+    assert deaths > 15
+
+
+def test_what_was_staged_for_a_tree_that_stands_is_swept(folders: tuple[Path, Path]) -> None:
+    done, going_on = version_of({"a": File(b"1")}), version_of({"a": File(b"2")})
+    place(done, folders[1], folders[0])
+    for version in (done, going_on):
+        opened(version, folders).close()
+    remove_superseded(*folders)
+    assert [entry.name for entry in folders[0].iterdir()] == [going_on.manifest.hex()]
 
 
 Damage = Callable[[Path, Path], None]
