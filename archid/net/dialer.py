@@ -101,7 +101,10 @@ class Dialer:
                     await self._dial(address, on_proven)
                 except AlreadyConnected as error:
                     self._note(address, "admitted", "connected by another way")
+                    met_at = trio.current_time()
                     await self._switchboard.wait_until_gone(error.node)
+                    if trio.current_time() - met_at >= settings.first_wait_s:
+                        wait_s = settings.first_wait_s
                 except ConnectedToSelf as error:
                     reason, wait_s = str(error), settings.longest_wait_s
                 except (ArchidError, OSError) as error:

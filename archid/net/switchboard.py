@@ -105,7 +105,7 @@ class Switchboard:
         except FormatError as error:
             await stream.aclose()
             raise TlsRefused(f"{stream.remote} has a certificate that names no node") from error
-        if node in self._peers or node in self._dialling:
+        if self._stands(node) is not None or node in self._dialling:
             await stream.aclose()
             raise AlreadyConnected(stream.remote, node)
         self._dialling.add(node)
@@ -117,9 +117,13 @@ class Switchboard:
     async def wait_until_gone(self, node: NodeId) -> None:
         """Return when this node is not connected to `node` (any more)."""
         await trio.lowlevel.checkpoint()
-        while (peer := self._peers.get(node)) is not None:
+        while (peer := self._stands(node)) is not None:
             await peer.closed.wait()
-            await trio.lowlevel.checkpoint()
+
+    def _stands(self, node: NodeId) -> Peer | None:
+        """The peer, unless its connection has ended and only its session is not over yet."""
+        peer = self._peers.get(node)
+        return None if peer is None or peer.closed.is_set() else peer
 
     async def _secure(self, tcp: trio.SocketStream, side: Side) -> TLSStream:
         context = self._contexts.client if side is Side.CLIENT else self._contexts.server
@@ -140,7 +144,7 @@ class Switchboard:
         ) as peer:
             on_proven()
             with self._registered(peer):
-                _log.info("peer_connected", peer=peer.facts.name, remote=peer.remote)
+                _log.debug("peer_connected", peer=peer.facts.name, remote=peer.remote)
                 try:
                     await self._session(peer)
                 except ArchidError as error:
@@ -157,8 +161,8 @@ class Switchboard:
     @contextmanager
     def _registered(self, peer: Peer) -> Iterator[None]:
         """Hold the peer while its session runs. Raises AlreadyConnected for the lesser of two."""
-        other = self._peers.get(peer.node)
-        if other is not None and not other.closed.is_set():
+        other = self._stands(peer.node)
+        if other is not None:
             lesser = other if self._replaces(peer, other) else peer
             lesser.disconnect(ErrorCode.CLOSING, "another connection to this node stands")
             if lesser is peer:
