@@ -61,7 +61,7 @@ def check_chunks(
     A chunk beyond the file's end is one that does not hold.
     """
     if buffer is None:
-        buffer = bytearray(min(READ_BYTES, _length(layout, chunks)))
+        buffer = bytearray(_length(layout, chunks))
     for run in read_runs(layout, chunks):
         view = memoryview(buffer)[: run.length]
         count = syscalls.pread_into(fd, view, run.offset)
@@ -100,4 +100,10 @@ def chunks_in(layout: Layout, chunks: range, ranges: Sequence[tuple[int, int]]) 
 
 
 def _length(layout: Layout, chunks: range) -> int:
-    return sum(layout.chunk(at).length for at in chunks)
+    """The bytes of these chunks, or READ_BYTES if there are more."""
+    total = 0
+    for at in chunks:
+        total += layout.chunk(at).length
+        if total >= READ_BYTES:
+            return READ_BYTES
+    return total

@@ -12,6 +12,7 @@ from archid.errors import NotFound
 from archid.store.documents import DocumentStore
 from archid.store.errors import ChunkCorrupt, DocumentMissing
 from archid.store.layouts import IDLE_S, Layouts
+from archid.store.repairing import mend_entries, write_chunks
 from archid.store.tree_store import TreeStore
 from archid.store.verify import DamageKind
 from protocol.ids import ManifestId, PieceId
@@ -203,6 +204,39 @@ def test_whatever_was_done_to_a_tree_is_named_and_mended(node: Node, tmp_path: P
     assert node.store.verify(version.manifest) == []
     assert_tree(tree, version.tree)
     assert (outside / "ü.txt").read_bytes() == b"precious"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_mending_works_for_a_user_that_is_not_root(node: Node) -> None:
+    """Read-only files and folders must not be in their owner's way."""
+    version = node.add(a_film())
+    tree = node.store.path(version.manifest)
+    damage(tree / "big.bin", 50_000, b"rotten")
+    (tree / "panels" / "right.dat").unlink()
+    (tree / "panels" / "latest").unlink()
+    (tree / "strange").mkdir(mode=0o500)
+    damages = node.store.verify(version.manifest)
+    chunks = {at: version.chunk_bytes(at) for found in damages for at in found.chunks}
+    for path in (node.trees, tree, *tree.rglob("*")):
+        os.chown(path, 65534, 65534, follow_symlinks=False)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            # Relative, since pytest's folder lets nobody else pass.
+            os.chdir(node.trees)
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            here = Path(tree.name)
+            mend_entries(version.layout, here, damages)
+            write_chunks(version.layout, here, chunks)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    assert node.store.verify(version.manifest) == []
+    assert_tree(tree, version.tree)
 
 
 def test_a_file_that_is_gone_is_not_served_and_can_be_made_anew(node: Node) -> None:
