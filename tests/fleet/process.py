@@ -25,10 +25,18 @@ class DaemonFailed(AssertionError):
 class DaemonProcess:
     """`archid --config CONFIG run` with its log in `log_path`."""
 
-    def __init__(self, config: Path, log_path: Path, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        config: Path,
+        log_path: Path,
+        env: dict[str, str] | None = None,
+        *,
+        namespace: str | None = None,
+    ) -> None:
         self.config = config
         self.log_path = log_path
         self._env = env or {}
+        self._prefix = ["ip", "netns", "exec", namespace] if namespace else []
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,7 +57,15 @@ class DaemonProcess:
         env = {**os.environ, **self._env, "NOTIFY_SOCKET": "@" + address[1:].decode()}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "archid", "--config", str(self.config), "run"],
+                [
+                    *self._prefix,
+                    sys.executable,
+                    "-m",
+                    "archid",
+                    "--config",
+                    str(self.config),
+                    "run",
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
