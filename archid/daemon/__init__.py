@@ -6,6 +6,7 @@ module, which gets what it needs as arguments.
 
 from __future__ import annotations
 
+import resource
 from contextlib import ExitStack
 
 from archid.config import Config
@@ -19,6 +20,7 @@ from archid.notify import notify
 async def run(config: Config) -> None:
     """Run a node until SIGTERM, SIGINT or the control method ``stop``. Raises ArchidError."""
     configure(config.log)
+    _allow_many_files()
     with ExitStack() as stack:
         state = open_state(config, stack)
         node = Node(config, state, stack)
@@ -28,6 +30,12 @@ async def run(config: Config) -> None:
             raise first_of(group) from group
         finally:
             notify("STOPPING=1")
+
+
+def _allow_many_files() -> None:
+    """Stagings and peers hold many descriptors: use all that the hard limit allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def first_of(group: BaseExceptionGroup[ArchidError]) -> ArchidError:

@@ -20,6 +20,7 @@ from archid.store.documents import DocumentStore
 from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing
 from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
+from archid.store.placing import remove_superseded
 from archid.store.staging import Staging
 from archid.store.syscalls import Buffer
 from archid.store.tree_store import TreeStore
@@ -59,6 +60,8 @@ class Library:
         """Find out what is here and mend what a killed process left; before anything else."""
         self.documents.remove_leftovers()
         self.trees.remove_leftovers()
+        self.bundles.remove_leftovers()
+        remove_superseded(self.paths.staging, self.paths.trees)
         standing = self.trees.manifests()
         indexed = {tree.manifest for tree in self._index.trees_blocking()}
         whole = []

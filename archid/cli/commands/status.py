@@ -81,7 +81,7 @@ def _facts(status: Json, *, verbose: bool) -> Table:
     held = figures.count(storage["trees"], "version")
     free = f"{figures.size(storage['free_bytes'])} free of {figures.size(storage['total_bytes'])}"
     received, sent = (figures.size(traffic[key]) for key in ("received_bytes", "sent_bytes"))
-    software = f"archid {status['software']}, pid {status['pid']}"
+    software = f"{status['software']}, pid {status['pid']}"
     rows: list[tuple[str, RenderableType]] = [
         ("running", f"for {figures.duration(running_s)}, {software}"),
         ("listens", ", ".join(status["listen"]) or "nowhere"),
