@@ -7,13 +7,14 @@ is done as a person would: with the `archid` command.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from tests.fleet.process import DaemonProcess
 
 PASSPHRASE = "a passphrase for a fleet of tests"
 EVENT_TIMEOUT_S = 60.0
+SUBNETS = 32_000
+
+_made = itertools.count()
 
 
 class CommandFailed(AssertionError):
@@ -50,7 +54,9 @@ class FleetNode:
         peers: Sequence[str] = (),
         extra: str = "",
         network_namespace: str | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
+        self.env = dict(env or {})
         self.name = name
         self.role = role
         self.address = address
@@ -64,7 +70,7 @@ class FleetNode:
         self.peers = tuple(peers)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write_config()
-        self.process = DaemonProcess(self.config, self.log, namespace=network_namespace)
+        self.process = DaemonProcess(self.config, self.log, self.env, namespace=network_namespace)
 
     def write_config(self) -> None:
         """Write archid.toml; what is in `extra` is added as it is."""
@@ -93,6 +99,10 @@ format = "json"
 
     # Commands
 
+    def command(self, *args: str | bytes) -> list[str | bytes]:
+        """The words of `archid --config ... ARGS`."""
+        return [sys.executable, "-m", "archid", "--config", str(self.config), *args]
+
     def run(
         self,
         *args: str,
@@ -102,12 +112,13 @@ format = "json"
     ) -> subprocess.CompletedProcess[str]:
         """`archid --config ... ARGS`; raises CommandFailed unless it ends with 0."""
         done = subprocess.run(
-            [sys.executable, "-m", "archid", "--config", str(self.config), *args],
+            self.command(*args),
             capture_output=True,
             text=True,
             input=stdin,
             timeout=timeout_s,
             check=False,
+            env={**os.environ, **self.env},
         )
         if check and done.returncode:
             raise CommandFailed(args, done.returncode, done.stdout, done.stderr)
@@ -226,9 +237,10 @@ class LocalFleet:
         peers: Sequence[str] = (),
         extra: str = "",
         start: bool = True,
+        env: Mapping[str, str] | None = None,
     ) -> FleetNode:
-        """Add a node: token, join, start."""
-        node = FleetNode(self.base, name, role, self.address(), peers=peers, extra=extra)
+        """Add a node: token, join, start. `env` is for its daemon and its commands."""
+        node = FleetNode(self.base, name, role, self.address(), peers=peers, extra=extra, env=env)
         self.nodes[name] = node
         token = self.token(name, role, site=site, room=room, kind=kind)
         node.run("join", "-", stdin=token + "\n")
@@ -270,8 +282,10 @@ class LocalFleet:
 @contextmanager
 def local_fleet(base: Path, *, number: int | None = None) -> Iterator[LocalFleet]:
     """An empty fleet in `base`; its processes are ended with the block."""
-    chosen = number if number is not None else 1 + os.getpid() % 60_000
-    fleet = LocalFleet(base, f"127.{64 + chosen // 250 % 128}.{1 + chosen % 250}")
+    if number is None:  # apart from other processes' fleets and from earlier ones of this one
+        number = os.getpid() + 7919 * next(_made)
+    number %= SUBNETS
+    fleet = LocalFleet(base, f"127.{64 + number // 250}.{1 + number % 250}")
     try:
         yield fleet
     finally:
