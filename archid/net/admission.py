@@ -142,7 +142,7 @@ async def _answer_early(peer: Peer, doorkeeper: Doorkeeper) -> None:
     with suppress(PeerLost):
         async for request in peer.early_requests:
             try:
-                answer = await doorkeeper.answer(request, peer.hello.node)
+                answer = await doorkeeper.answer(request, peer.hello.node, peer.key)
             except Refusal as refusal:
                 await peer.refuse(request, refusal.reason, refusal.text)
             else:

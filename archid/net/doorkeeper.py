@@ -45,9 +45,12 @@ class Doorkeeper(Protocol):
         """
         ...
 
-    async def answer(self, request: Request, node: NodeId | None) -> Answer:
+    async def answer(
+        self, request: Request, node: NodeId | None, key: PublicKey | None = None
+    ) -> Answer:
         """Answer GetRoot, GetGrants or GetLeaf of a peer that is not admitted yet.
 
-        `node` is who it says it is, None for a newcomer. Raises Refusal.
+        `node` is who it only says it is, `key` the one that TLS showed it to hold; both are None
+        for a newcomer. Raises Refusal.
         """
         ...

@@ -17,7 +17,7 @@ from archid.net.errors import Refusal
 from protocol.envelope import Envelope, PublicKey
 from protocol.errors import FormatError, TrustError
 from protocol.facts import NodeFacts
-from protocol.grants import LeafDocument, Proof
+from protocol.grants import LeafDocument, Proof, read_items
 from protocol.ids import DocumentId, NodeId
 from protocol.limits import MAX_GRANTS_ROOT_BYTES, MAX_HEAD_BYTES, MAX_ROOT_BYTES
 from protocol.messages import (
@@ -142,7 +142,9 @@ class TrustedDoorkeeper:
             except HeadRolledBack:
                 return newer
 
-    async def answer(self, request: Request, node: NodeId | None) -> Answer:
+    async def answer(
+        self, request: Request, node: NodeId | None, key: PublicKey | None = None
+    ) -> Answer:
         trusted = self._trusted
         if isinstance(request, GetRoot):
             root = trusted.roots.get(request.version)
@@ -157,6 +159,10 @@ class TrustedDoorkeeper:
                 raise Refusal(ErrorCode.NOT_ENTITLED, "only one's own leaf before admission")
             leaf = await self._leaf_of(request.node, request.grants_root)
             if leaf is not None:
+                # Who the peer is, it has only said so far: its key is what TLS has shown.
+                facts = read_items(leaf.node, leaf.items).facts
+                if facts.key != key or trusted.is_denied(facts.node):
+                    raise Refusal(ErrorCode.NOT_ENTITLED, "only one's own leaf before admission")
                 return LeafAnswer(request.request, leaf.encode())
         raise Refusal(ErrorCode.UNKNOWN_DOCUMENT, "it is not held here")
 

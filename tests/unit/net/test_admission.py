@@ -14,6 +14,7 @@ from archid.net.errors import (
     PeerLost,
     PeerNotAdmitted,
     PeerRefused,
+    Refusal,
     TlsRefused,
 )
 from archid.net.settings import PeerSettings
@@ -21,7 +22,7 @@ from archid.net.tls import TLSStream
 from protocol.connection_states import Side
 from protocol.facts import NodeFacts
 from protocol.head import Denial
-from protocol.messages import Answer, ErrorCode, Request
+from protocol.messages import Answer, ErrorCode, GetLeaf, LeafAnswer, Request
 from tests.unit.net.certified import shake_hands, tcp_pair
 from tests.unit.net.fleet_nodes import SETTINGS, FleetNodes, connected, meet
 from tests.unit.protocol.signed_fleet import NOW_S, Signer
@@ -157,6 +158,26 @@ async def test_facts_of_another_node_do_not_pass(fleet: FleetNodes) -> None:
     error = results["client"]
     assert isinstance(error, PeerRefused)
     assert error.reason is ErrorCode.BAD_PROOF
+
+
+async def test_a_leaf_is_given_before_admission_only_to_the_key_that_it_names(
+    fleet: FleetNodes,
+) -> None:
+    thief, victim, repo = fleet.enrol("thief"), fleet.enrol("victim"), fleet.enrol("repo", "repo")
+    fleet.sign_state()
+    newest = fleet.grants_roots[0]
+    asked = GetLeaf(1, victim.node_id, newest)
+    server = fleet.node(repo, all_leaves=True)
+    answer = await server.doorkeeper.answer(asked, victim.node_id, victim.public_key)
+    assert isinstance(answer, LeafAnswer)
+    with pytest.raises(Refusal) as refused:  # a Hello can say anything
+        await server.doorkeeper.answer(asked, victim.node_id, thief.public_key)
+    assert refused.value.reason is ErrorCode.NOT_ENTITLED
+    fleet.sign_state(denied=(Denial("node", victim.node_id, newest),))
+    fleet.bring_up_to_date(server, all_leaves=True)
+    with pytest.raises(Refusal) as refused:
+        await server.doorkeeper.answer(asked, victim.node_id, victim.public_key)
+    assert refused.value.reason is ErrorCode.NOT_ENTITLED
 
 
 async def test_a_node_with_a_certificate_but_without_facts_is_refused(fleet: FleetNodes) -> None:
