@@ -1,0 +1,120 @@
+"""archid as one side of a comparison: a real central and, for each round, a new real ICE server.
+
+A round publishes once before it, joins a server that holds nothing, applies a release for it, and
+takes the time from the moment the server has its leaf, which names the manifest, until the tree
+stands: manifest, pieces, spans, verification, sync and rename are all in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from archid.control.client import ControlClient
+from archid.errors import ArchidError
+from bench.measuring import ProcessMeter
+from bench.transfer import Transfer, TransferFailed
+from tests.fleet.local import FleetNode, LocalFleet, local_fleet
+
+SILENCE_S: Final = 600.0
+TIMES: Final = {
+    "prefetch": "2026-01-01T00:00:00+01:00",
+    "start": "2026-01-02T00:00:00+01:00",
+    "end": "2099-01-02T00:00:00+01:00",
+}
+
+
+class ArchidPair:
+    """A running central that has published one script."""
+
+    name = "archid"
+
+    def __init__(self, fleet: LocalFleet, source: Path) -> None:
+        self._fleet = fleet
+        self._rounds = 0
+        fleet.found()
+        for kind in ("sas", "loop"):
+            # A release has all three; these two hold one byte each.
+            fleet.publish(_one_byte(fleet.base / kind), f"bench-{kind}", kind)
+        begin = time.perf_counter()
+        self.published: dict[str, Any] = fleet.publish(source, "bench-feature", "feature")
+        self.publish_s = time.perf_counter() - begin
+
+    @property
+    def size_bytes(self) -> int:
+        return int(self.published["size_bytes"])
+
+    @contextmanager
+    def ready(self) -> Iterator[FleetNode]:
+        """A server that has joined, runs and holds nothing; it is removed afterwards."""
+        self._rounds += 1
+        name = f"room-{self._rounds}"
+        node = self._fleet.join(name, "ice", site="lyon", room=str(self._rounds), kind="salle")
+        try:
+            node.wait(lambda status: bool(status["peers"]), what="being connected")
+            yield node
+        finally:
+            if node.process.running:
+                node.process.stop()
+            del self._fleet.nodes[name]
+            node.remove()
+
+    def transfer(self, node: FleetNode) -> Transfer:
+        """Grant the script to the server and follow it until the tree stands."""
+        source, destination = (
+            ProcessMeter(one.process.pid) for one in (self._fleet.central, node)
+        )
+        manifest = self.published["manifest"]
+        with ControlClient(node.socket).start("events.subscribe", {"prefixes": []}) as events:
+            events.limit_silence(SILENCE_S)
+            self._apply(node.name)
+            at_s: dict[str, float] = {}
+            while "tree.placed" not in at_s:
+                event = events.next_event()
+                if event is None or event["event"] in ("fetch.failed", "alarm"):
+                    raise TransferFailed(f"{event}\n{node.process.tail()}")
+                if event.get("manifest", manifest) == manifest:
+                    at_s.setdefault(event["event"], event["at_s"])
+        return Transfer(
+            seconds=at_s["tree.placed"] - at_s["leaf.accepted"],
+            source=source.read(),
+            destination=destination.read(),
+        )
+
+    def tree(self, node: FleetNode) -> Path:
+        """Where the files came to stand."""
+        return Path(node.state / "trees" / str(self.published["manifest"]))
+
+    def _apply(self, node: str) -> None:
+        """Over the control socket: the command's own start would run beside the transfer."""
+        definition = "\n".join(
+            [
+                f'name = "{node}"',
+                *(f'{kind} = "bench-{kind}"' for kind in ("feature", "sas", "loop")),
+                *(f"{key} = {value}" for key, value in TIMES.items()),
+                "[targets]",
+                f'nodes = ["{node}"]',
+            ]
+        )
+        try:
+            self._fleet.central.call(
+                "release.apply", definition=definition, filename="bench.toml", sign=True, plan=None
+            )
+        except ArchidError as error:
+            raise TransferFailed(error.sentence) from error
+
+
+def _one_byte(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "empty.led").write_bytes(b".")
+    return folder
+
+
+@contextmanager
+def archid_pair(base: Path, source: Path) -> Iterator[ArchidPair]:
+    """Central with `source` published; everything is stopped with the block."""
+    with local_fleet(base) as fleet:
+        yield ArchidPair(fleet, source)
