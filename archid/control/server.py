@@ -88,6 +88,8 @@ class ControlServer:
                 await self._admit(connected)
             except OSError as error:
                 log.info("control_client_lost", error=str(error))
+            except Exception:  # one client must not end the daemon
+                log.exception("control_client_failed")
             finally:
                 self._clients -= 1
 

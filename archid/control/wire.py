@@ -16,6 +16,7 @@ import array
 import contextlib
 import json
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,8 @@ MAX_DESCRIPTORS: Final = 250  # Linux passes at most 253 (SCM_MAX_FD) in one cal
 ANCILLARY_BYTES: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 RECEIVE_BYTES: Final = 256 * 1024
 RECEIVE_FLAGS: Final = socket.MSG_CMSG_CLOEXEC
+
+_SURROGATE: Final = re.compile(r"\\u[dD]")
 
 Ancillary = Sequence[tuple[int, int, bytes]]
 
@@ -66,9 +69,9 @@ class Message:
 
 def encode_message(body: dict[str, Any], *, max_bytes: int = MAX_REQUEST_BYTES) -> bytes:
     """The bytes of one message. Raises WireError if it is over `max_bytes`."""
-    payload = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
-        "utf-8"
-    )
+    text = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # File names may hold what UTF-8 cannot say; an answer must go out all the same.
+    payload = text.encode("utf-8", "replace")
     if len(payload) > max_bytes:
         raise WireError(f"a message of {len(payload)} bytes is over the limit of {max_bytes} bytes")
     return HEADER.pack(len(payload)) + payload
@@ -105,8 +108,12 @@ def received_descriptors(ancillary: Ancillary, flags: int) -> list[int]:
 
 def _decode(payload: bytes | bytearray) -> dict[str, Any]:
     try:
-        body = json.loads(payload.decode("utf-8"), parse_constant=_refuse_constant)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        text = payload.decode("utf-8")
+        body = json.loads(text, parse_constant=_refuse_constant)
+        if _SURROGATE.search(text):
+            # Half a surrogate pair is valid JSON and no text: it cannot be written anywhere.
+            json.dumps(body, ensure_ascii=False).encode("utf-8")
+    except (UnicodeError, ValueError, RecursionError) as error:
         raise WireError("the message is not JSON in UTF-8") from error
     if not isinstance(body, dict):
         raise WireError("the message is not a JSON object")

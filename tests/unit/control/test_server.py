@@ -134,6 +134,24 @@ async def test_what_does_not_fit_is_refused_by_name(
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id": "\\ud800", "method": "status", "params": {}}',
+        b'{"id": 1, "method": "\\ud800", "params": {}}',
+        b'{"id": 1, "method": "status", "params": {"\\udfff": 1}}',
+        b'{"id": 1, "input": {"\\udfff": 1}}',
+    ],
+)
+async def test_text_that_cannot_be_written_back_does_not_end_the_daemon(
+    serving: Serving, body: bytes
+) -> None:
+    async with serving({"status": status}) as path:
+        answers = await trio.to_thread.run_sync(raw, path, wire.HEADER.pack(len(body)) + body)
+        assert answers[-1]["error"]["code"] == "malformed_request"
+        assert (await call(path, "status"))["pid"] == 4711
+
+
 async def test_an_error_keeps_its_class_code_and_remedy(serving: Serving) -> None:
     async def fail(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
         async with trio.open_nursery():

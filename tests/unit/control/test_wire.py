@@ -81,7 +81,18 @@ def test_an_oversized_length_is_refused_before_anything_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"[]", b"1", b"\xff\xfe", b"{", b'{"a": NaN}', b'{"a": Infinity}', b"[" * 100_000],
+    [
+        b"",
+        b"[]",
+        b"1",
+        b"\xff\xfe",
+        b"{",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b"[" * 100_000,
+        b'{"a": ["\\ud800"]}',
+        b'{"\\uDFFF": 1}',
+    ],
 )
 def test_a_payload_that_is_no_json_object_is_a_wire_error(payload: bytes) -> None:
     left, right = socket.socketpair()
@@ -90,6 +101,17 @@ def test_a_payload_that_is_no_json_object_is_a_wire_error(payload: bytes) -> Non
         left.shutdown(socket.SHUT_WR)
         with pytest.raises(wire.WireError):
             list(receive_all(right, wire.MessageReader()))
+
+
+def test_escapes_that_make_whole_characters_are_taken_and_odd_file_names_still_go_out() -> None:
+    reader = wire.MessageReader()
+    payload = b'{"a": "\\ud83c\\udfac \\\\ud800"}'
+    reader.receive(len(payload).to_bytes(4, "big"))
+    message = reader.receive(payload)
+    assert message is not None
+    assert message.body == {"a": "\U0001f3ac \\ud800"}
+    sent = wire.encode_message({"path": os.fsdecode(b"/r\xe9sum\xe9")})
+    assert sent[wire.HEADER.size :] == b'{"path":"/r?sum?"}'
 
 
 def test_a_message_over_the_limit_is_not_sent() -> None:
