@@ -24,6 +24,8 @@ MAX_LINK_FOLLOWS: Final = 40
 """As many links as Linux follows before it gives up with ELOOP."""
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_UNDECODED: Final = re.compile(r"(?<!\\)\\udc([89a-f][0-9a-f])")
+"""How `repr` shows a byte of a file name that is not UTF-8."""
 _KIND: Final = re.compile("[a-z][a-z0-9-]{0,31}")
 
 
@@ -38,8 +40,8 @@ class PathRefused(FormatError):
 
 def printable(path: str) -> str:
     """`path` in quotes, safe to show on a terminal and not endless."""
-    shown = path.encode("utf-8", "backslashreplace").decode()
-    return repr(shown if len(shown) <= 160 else shown[:157] + "...")
+    shown = repr(path if len(path) <= 160 else path[:157] + "...")
+    return _UNDECODED.sub(r"\\x\1", shown)
 
 
 def check_path(path: str) -> None:

@@ -45,6 +45,7 @@ class PublishDialogue:
         """Run one publication; raises ArchidError, and then nothing was published."""
         started = time.monotonic()
         name, kind = params["script"], params["kind"]
+        done = False
         reserved = await self._service.begin_publication(name, kind)
         try:
             previous = await self._previous(reserved.previous)
@@ -68,7 +69,9 @@ class PublishDialogue:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(ingest.abort)
             await _tell(exchange, ingest, "signing")
-            return await self._record(caller, ingested, started)
+            result = await self._record(caller, ingested, started)
+            done = True
+            return result
         except ProtocolError as error:
             # A name or a link that cannot be published is the caller's to mend.
             raise UsageError(
@@ -76,6 +79,8 @@ class PublishDialogue:
             ) from error
         finally:
             self._service.abandon_publication(name)
+            if not done:
+                self._events.publish("publish.abandoned", script=name, kind=kind)
 
     async def _previous(self, manifest: Any) -> Layout | None:
         if manifest is None or not self._library.holds(manifest):

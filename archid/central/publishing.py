@@ -92,7 +92,9 @@ def check_publication(name: str, kind: str) -> None:
         check_script_name(name)
     except FormatError as error:
         raise UsageError(
-            f"This cannot be the name of a script: {error}", code="script_name"
+            f"This cannot be the name of a script: {error}",
+            remedy="Choose another name; nothing was published",
+            code="script_name",
         ) from error
     stem, at, digits = name.rpartition("@")
     if at and stem and digits.isascii() and digits.isdigit():

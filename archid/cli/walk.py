@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
-from archid.errors import NotFound, StorageError, UsageError
+from archid.errors import ArchidError, Conflict, NotFound, StorageError, UsageError
 from protocol.paths import PathRefused, TreeShape, printable
 
 SHOWN_PROBLEMS: Final = 10
@@ -95,9 +95,14 @@ def walk(folder: Path, *, on_progress: Callable[[int], None] | None = None) -> W
                 f"{folder} is not a folder", remedy="Publish the folder that holds the script"
             )
     except FileNotFoundError as error:
-        raise NotFound(f"There is no folder {folder}") from error
+        raise NotFound(
+            f"There is no folder {folder}", remedy="Check the path; nothing was published"
+        ) from error
     except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error.strerror})") from error
+        raise UsageError(
+            f"{folder} cannot be read ({error.strerror})",
+            remedy="Check the path and its permissions; nothing was published",
+        ) from error
     found = Walk(folder)
     problems: list[str] = []
     waiting = [("", os.fspath(folder))]
@@ -116,8 +121,7 @@ def walk(folder: Path, *, on_progress: Callable[[int], None] | None = None) -> W
         if on_progress is not None:
             on_progress(len(found.entries))
     found.entries.sort(key=lambda entry: entry.path)  # by code point, which is by UTF-8 bytes
-    if not problems:
-        _check_shape(found, problems)
+    _check_shape(found, problems)
     if problems:
         raise _refused(folder, problems)
     return found
@@ -155,17 +159,31 @@ def _look(item: os.DirEntry[str], prefix: str, problems: list[str]) -> Found | N
 
 
 def _check_shape(found: Walk, problems: list[str]) -> None:
+    """Name every entry that does not fit into one tree, but nothing inside a refused folder."""
     shape = TreeShape()
     add = {"file": shape.add_file, "folder": shape.add_folder}
-    try:
-        for entry in found.entries:
+    refused: set[str] = set()
+    for entry in found.entries:
+        if refused and not refused.isdisjoint(_folders_above(entry.path)):
+            continue
+        try:
             if entry.type == "link":
                 shape.add_link(entry.path, entry.target)
             else:
                 add[entry.type](entry.path)
-        shape.finish()
-    except PathRefused as error:
-        problems.append(str(error))
+        except PathRefused as error:
+            problems.append(str(error))
+            refused.add(entry.path)
+    if not problems:
+        try:
+            shape.finish()
+        except PathRefused as error:
+            problems.append(str(error))
+
+
+def _folders_above(path: str) -> Iterator[str]:
+    while path := path.rpartition("/")[0]:
+        yield path
 
 
 def _refused(folder: Path, problems: list[str]) -> UsageError:
@@ -180,28 +198,41 @@ def _refused(folder: Path, problems: list[str]) -> UsageError:
     )
 
 
-def open_files(found: Walk, batch: list[Found]) -> tuple[list[Found], list[int]]:
-    """Open the files of one batch; returns the entries as they are now, and the descriptors.
+def open_files(found: Walk, batch: list[Found]) -> list[int]:
+    """Open the files of one batch, which must be as `walk` found them; returns the descriptors.
 
-    Raises UsageError or StorageError naming the file, with everything closed again, if one has
-    gone, has become something else or cannot be read.
+    Raises Conflict or StorageError naming the file, with everything closed again, if one has
+    gone, has changed or cannot be read.
     """
-    entries: list[Found] = []
     descriptors: list[int] = []
     try:
         for entry in batch:
             if entry.type == "file":
-                descriptor, entry = _open(found.folder, entry)
-                descriptors.append(descriptor)
-            entries.append(entry)
+                descriptors.append(_open(found.folder, entry))  # noqa: PERF401 - closed if one fails
     except BaseException:
         for descriptor in descriptors:
             os.close(descriptor)
         raise
-    return entries, descriptors
+    return descriptors
 
 
-def _open(folder: Path, entry: Found) -> tuple[int, Found]:
+def check_unchanged(found: Walk) -> None:
+    """Look at the whole folder again; raise Conflict naming something that is not as it was.
+
+    A version whose files are of different moments would be one that nobody made.
+    """
+    try:
+        again = walk(found.folder)
+    except ArchidError as error:
+        raise _changed(found.folder) from error
+    different = set(found.entries).symmetric_difference(again.entries)
+    if different:
+        # A folder differs because of what it holds, so what it holds says more.
+        changed = min(different, key=lambda entry: (entry.type == "folder", entry.path))
+        raise _changed(found.folder / changed.path)
+
+
+def _open(folder: Path, entry: Found) -> int:
     path = folder / entry.path
     # NONBLOCK so that a pipe that took the file's place does not make this wait for a writer.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -212,20 +243,24 @@ def _open(folder: Path, entry: Found) -> tuple[int, Found]:
             path.is_symlink()
         ):
             raise _changed(path) from error
-        raise StorageError(f"{path} cannot be opened ({error.strerror})") from error
+        raise StorageError(
+            f"{path} cannot be opened ({error.strerror})",
+            remedy="Look at the disk that holds it; nothing was published",
+        ) from error
     info = os.fstat(descriptor)
-    if not stat.S_ISREG(info.st_mode):
-        os.close(descriptor)
-        raise _changed(path)
-    return descriptor, entry._replace(
+    now = entry._replace(
         size=info.st_size,
         mtime_ns=info.st_mtime_ns,
         executable=bool(info.st_mode & stat.S_IXUSR),
     )
+    if not stat.S_ISREG(info.st_mode) or now != entry:
+        os.close(descriptor)
+        raise _changed(path)
+    return descriptor
 
 
-def _changed(path: Path) -> UsageError:
-    return UsageError(
+def _changed(path: Path) -> Conflict:
+    return Conflict(
         f"{path} changed while it was being published",
         remedy="Publish again when nothing writes to the folder; nothing was published",
         code="changed_while_reading",

@@ -238,6 +238,15 @@ class Connection:
                 return {"error": known.to_json()}, known.code
             log.error("control_handler_failed", method=body["method"], exc_info=error)
             return {"error": _internal(body["method"]).to_json()}, "internal"
+        except BaseExceptionGroup as group:
+            # The client is gone and the handler was cancelled; what failed on the way out, in a
+            # thread that was told to stop, is nobody's answer and must not end the daemon.
+            failed, cancelled = group.split(Exception)
+            if cancelled is None:
+                raise AssertionError("a group of exceptions only is an Exception") from group
+            if failed is not None and _named(failed) is None:
+                log.error("control_handler_failed", method=body["method"], exc_info=failed)
+            raise cancelled from None
         return {"result": result}, "ok"
 
     async def _result(

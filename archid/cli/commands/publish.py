@@ -17,7 +17,7 @@ from archid.cli import figures
 from archid.cli.options import session_command
 from archid.cli.output import indented, pairs
 from archid.cli.session import Session
-from archid.cli.walk import Walk, open_files, walk
+from archid.cli.walk import Walk, check_unchanged, open_files, walk
 from archid.control.wire import close_descriptors
 from archid.errors import Interrupted, UsageError
 
@@ -46,7 +46,11 @@ def command(session: Session, folder: Path, script: str, kind: str) -> None:
     try:
         check_script_name(script)
     except PathRefused as error:
-        raise UsageError(f"This cannot be the name of a script: {error}") from error
+        raise UsageError(
+            f"This cannot be the name of a script: {error}",
+            remedy="Choose another name; nothing was published",
+            code="script_name",
+        ) from error
     client = session.client()
     try:
         with session.screen.progress() as progress:
@@ -82,14 +86,17 @@ class _Publishing:
         for batch in found.batches():
             while self._underway >= BATCHES_UNDERWAY:
                 self._listen()
-            entries, descriptors = open_files(found, batch)
+            descriptors = open_files(found, batch)
             try:
                 self._conversation.send_input(
-                    {"entries": [entry.to_json() for entry in entries]}, descriptors
+                    {"entries": [entry.to_json() for entry in batch]}, descriptors
                 )
             finally:
                 close_descriptors(descriptors)
             self._underway += 1
+        while self._underway:
+            self._listen()
+        check_unchanged(found)
         self._conversation.send_input({"commit": True})
         return self._conversation.result(self._show)
 

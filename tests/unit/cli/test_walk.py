@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from archid.cli.walk import BATCH_BYTES, BATCH_DESCRIPTORS, Found, Walk, open_files, walk
+from archid.cli.walk import (
+    BATCH_BYTES,
+    BATCH_DESCRIPTORS,
+    Found,
+    Walk,
+    check_unchanged,
+    open_files,
+    walk,
+)
 from archid.control.wire import close_descriptors
-from archid.errors import NotFound, UsageError
+from archid.errors import Conflict, NotFound, UsageError
 
 
 def test_entries_are_in_the_order_of_their_paths_bytes(tmp_path: Path) -> None:
@@ -117,14 +125,35 @@ def test_a_file_that_became_something_else_is_noticed(tmp_path: Path) -> None:
     ):
         (tmp_path / "b").unlink()
         replace(tmp_path / "b")
-        with pytest.raises(UsageError, match="changed while it was being published"):
+        with pytest.raises(Conflict, match="changed while it was being published"):
             open_files(found, found.entries)
+        with pytest.raises(Conflict, match="changed while it was being published"):
+            check_unchanged(found)
         assert len(os.listdir("/proc/self/fd")) == before
         if (tmp_path / "b").is_dir():
             (tmp_path / "b").rmdir()
         (tmp_path / "b").unlink(missing_ok=True)
         (tmp_path / "b").write_text("b")
     (tmp_path / "b").write_text("longer")
-    entries, descriptors = open_files(found, found.entries)
+    with pytest.raises(Conflict, match="b changed while it was being published"):
+        open_files(found, found.entries)
+    with pytest.raises(Conflict, match="b changed while it was being published"):
+        check_unchanged(found)
+
+
+def test_a_folder_that_holds_still_is_opened_as_it_was_found(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    found = walk(tmp_path)
+    descriptors = open_files(found, found.entries)
+    assert [os.pread(each, 9, 0) for each in descriptors] == [b"a", b"b"]
     close_descriptors(descriptors)
-    assert [entry.size for entry in entries] == [1, 6]
+    check_unchanged(found)
+
+
+def test_what_is_added_meanwhile_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cues").mkdir()
+    found = walk(tmp_path)
+    (tmp_path / "cues" / "late").touch()
+    with pytest.raises(Conflict, match="cues/late changed"):
+        check_unchanged(found)
