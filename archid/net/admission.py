@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 import trio
 
+from archid.errors import ArchidError
 from archid.net.certificates import public_key_of
 from archid.net.doorkeeper import Doorkeeper
 from archid.net.errors import (
@@ -87,13 +88,13 @@ async def _admission(peer: Peer, doorkeeper: Doorkeeper, ours: Hello) -> None:
         raise ConnectedToSelf(peer.remote, ErrorCode.CLOSING, text)
     proven = theirs.head_order <= ours.head_order
     if proven:
-        peer.push(await doorkeeper.prove(theirs, peer.request))
+        await _prove(peer, doorkeeper, theirs)
     while not isinstance(step := await _next_step(peer), Admitted):
         if isinstance(step, ProofReceived):
             peer.admit(await _judge(peer, doorkeeper, step, theirs))
             if not proven:
                 proven = True
-                peer.push(await doorkeeper.prove(theirs, peer.request))
+                await _prove(peer, doorkeeper, theirs)
 
 
 async def _next_step(peer: Peer) -> Event:
@@ -112,12 +113,28 @@ async def _judge(
         if facts.node != theirs.node:
             raise TrustError("the facts are of another node than the one in Hello")
     except (Refusal, ProtocolError, PeerRefused, PeerTooSlow) as error:
-        if peer.closed.is_set():
-            raise peer.error or peer.gone() from None
-        code, text = _code_for(error), str(error)
-        peer.disconnect(code, text)
-        raise PeerNotAdmitted(peer.remote, code, text) from error
+        raise _turn_away(peer, error) from error
     return facts
+
+
+async def _prove(peer: Peer, doorkeeper: Doorkeeper, theirs: Hello) -> None:
+    """Show this node's facts. What the peer sends when it is asked for them may be anything."""
+    try:
+        proof = await doorkeeper.prove(theirs, peer.request)
+    except (Refusal, ProtocolError, PeerRefused, PeerTooSlow) as error:
+        raise _turn_away(peer, error) from error
+    peer.push(proof)
+
+
+def _turn_away(
+    peer: Peer, error: Refusal | ProtocolError | PeerRefused | PeerTooSlow
+) -> ArchidError:
+    """Tell the peer why it is not to be, and return what to raise."""
+    if peer.closed.is_set():
+        return peer.error or peer.gone()
+    code, text = _code_for(error), str(error)
+    peer.disconnect(code, text)
+    return PeerNotAdmitted(peer.remote, code, text)
 
 
 def _code_for(error: Refusal | ProtocolError | PeerRefused | PeerTooSlow) -> ErrorCode:

@@ -210,7 +210,9 @@ class Peer(Pump):
 
     async def _wait_for_slot(self) -> None:
         await self.outbox.wait_for_room()
-        while self.connection.open_requests >= MAX_OUTSTANDING_REQUESTS:
+        while (
+            self.connection.open_requests >= MAX_OUTSTANDING_REQUESTS and not self.closed.is_set()
+        ):
             await self._slot_freed.wait()
 
     # Answering and telling

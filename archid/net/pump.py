@@ -59,7 +59,8 @@ class Pump:
 
     def push(self, message: Message) -> None:
         """Queue a message at once. Raises PeerLost when the connection has ended."""
-        if self.connection.state is State.CLOSED:
+        # A connection that broke has ended, though its machine was never told goodbye.
+        if self.connection.state is State.CLOSED or self.closed.is_set():
             raise self.gone()
         try:
             self.connection.send(message)
@@ -75,7 +76,7 @@ class Pump:
 
         Returns at once; whoever waits for something from the other end gets PeerLost.
         """
-        if self.connection.state is not State.CLOSED:
+        if self.connection.state is not State.CLOSED and not self.closed.is_set():
             self.push(Goodbye(code, text))
         self.end(PeerLost(f"The connection to {self.remote} was ended here: {text}", code))
 

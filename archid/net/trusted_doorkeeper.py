@@ -109,15 +109,27 @@ class TrustedDoorkeeper:
 
     async def judge(self, prove: Prove, *, peer: Hello, peer_key: PublicKey, ask: Ask) -> NodeFacts:
         trusted = self._trusted
-        newer = await self._follow_roots(peer.root_version, ask)
-        if prove.head and (trusted.head is None or peer.head_order >= trusted.head.order):
-            envelope = Envelope.decode(prove.head, max_bytes=MAX_HEAD_BYTES)
-            newer |= await self.accept_head(envelope, ask)
-        proof = Proof.decode(prove.proof)
-        newer |= await self._hold_grants(proof.grants_root, prove.grants, ask)
-        if newer:
-            await self._keep()
+        before = self._believed()
+        try:
+            await self._follow_roots(peer.root_version, ask)
+            if prove.head and (trusted.head is None or peer.head_order >= trusted.head.order):
+                envelope = Envelope.decode(prove.head, max_bytes=MAX_HEAD_BYTES)
+                await self.accept_head(envelope, ask)
+            proof = Proof.decode(prove.proof)
+            await self._hold_grants(proof.grants_root, prove.grants, ask)
+        finally:
+            # A head is believed whatever else is wrong with the peer that brought it.
+            if self._believed() != before:
+                await self._keep()
         return trusted.check_facts(proof, peer_key=peer_key)
+
+    def _believed(self) -> tuple[int, tuple[int, int], frozenset[DocumentId]]:
+        trusted = self._trusted
+        return (
+            trusted.root.version if trusted.root else 0,
+            trusted.head.order if trusted.head else (0, 0),
+            frozenset(trusted.accepted_grants),
+        )
 
     async def accept_head(self, envelope: Envelope, ask: Ask) -> bool:
         """Believe a head, fetching Roots that it needs; returns whether anything is new.

@@ -20,9 +20,10 @@ from archid.net.errors import (
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
 from protocol.connection_states import Side
+from protocol.errors import FormatError
 from protocol.facts import NodeFacts
 from protocol.head import Denial
-from protocol.messages import Answer, ErrorCode, GetLeaf, LeafAnswer, Request
+from protocol.messages import Answer, ErrorCode, GetLeaf, LeafAnswer, Prove, Request
 from tests.unit.net.certified import shake_hands, tcp_pair
 from tests.unit.net.fleet_nodes import SETTINGS, FleetNodes, connected, meet
 from tests.unit.protocol.signed_fleet import NOW_S, Signer
@@ -204,6 +205,43 @@ async def test_a_proof_under_grants_that_are_no_longer_accepted_is_refused(
     results = await meet(away, fleet.node(two))
     assert not isinstance(results["client"], NodeFacts)
     assert not isinstance(results["server"], NodeFacts)
+
+
+async def test_a_peer_that_answers_with_a_leaf_that_does_not_hold_is_only_not_admitted(
+    fleet: FleetNodes,
+) -> None:
+    one, two = fleet.enrol("one"), fleet.enrol("two")
+    fleet.sign_state()
+    away = fleet.node(one)
+    fleet.enrol("three")
+    fleet.sign_state(forget_old=True)
+    hostile = fleet.node(two, all_leaves=True)
+    place = (one.node_id, fleet.grants_roots[0])
+    hostile.leaves[place] = replace(hostile.leaves[place], path=())
+    results = await meet(away, hostile)
+    assert isinstance(results["client"], PeerNotAdmitted), "an error that ends one connection only"
+    assert isinstance(results["server"], PeerRefused)
+
+
+async def test_a_head_is_kept_though_the_proof_that_came_with_it_is_worth_nothing(
+    fleet: FleetNodes,
+) -> None:
+    one, two = fleet.enrol("one"), fleet.enrol("two")
+    fleet.sign_state()
+    behind = fleet.node(one)
+    fleet.sign_state()
+    ahead = fleet.node(two)
+
+    async def ask(request: Request) -> Answer:
+        raise AssertionError(f"{request} was not to be asked")
+
+    prove = Prove(fleet.head_envelope.encode(), b"", b"no proof")
+    with pytest.raises(FormatError):
+        await behind.doorkeeper.judge(
+            prove, peer=ahead.doorkeeper.hello(), peer_key=two.public_key, ask=ask
+        )
+    assert behind.trusted.head == ahead.trusted.head
+    assert behind.kept == 1
 
 
 async def test_dialling_oneself_is_noticed(fleet: FleetNodes) -> None:

@@ -282,6 +282,21 @@ async def test_a_peer_that_vanishes_is_lost(nodes: tuple[Node, Node]) -> None:
     assert caught[0].reason is ErrorCode.CONNECTION_LOST
 
 
+async def test_a_peer_that_broke_off_is_not_asked_any_more(nodes: tuple[Node, Node]) -> None:
+    async with connected(*nodes) as (client, server), trio.open_nursery() as nursery:
+        for _ in range(MAX_OUTSTANDING_REQUESTS):
+            nursery.start_soon(expect_lost, lambda: client.request(GetRoot(1, 1)), [])
+        for _ in range(MAX_OUTSTANDING_REQUESTS):
+            await server.requests.receive()
+        server.stream.close()
+        await client.closed.wait()
+        # At once: not after the time that an answer may take.
+        with pytest.raises(PeerLost):
+            await client.request(GetRoot(1, 1))
+        with pytest.raises(PeerLost):
+            await client.announce(HeadAnnounce(b"", b""))
+
+
 async def test_an_answer_that_was_not_asked_for_ends_the_connection(
     nodes: tuple[Node, Node],
 ) -> None:
