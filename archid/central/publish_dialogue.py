@@ -29,6 +29,7 @@ from protocol.layout import Layout
 log = get_logger(__name__)
 
 PROGRESS_S: Final = 0.2
+_BAD_INPUT: Final = "invalid_params"
 
 
 class PublishDialogue:
@@ -91,9 +92,9 @@ class PublishDialogue:
         while True:
             received = await exchange.receive()
             try:
-                if received.body.get("commit"):
+                if received.body.get("commit") is True:
                     return
-                entries = received.body["entries"]
+                entries = _entries_in(received.body)
                 await self._take_batch(ingest, entries, received.descriptors, exchange)
             finally:
                 for descriptor in received.descriptors:
@@ -148,6 +149,30 @@ class PublishDialogue:
             "pieces": len(root.pieces),
             "duration_s": time.monotonic() - started,
         }
+
+
+def _entries_in(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of one input, each with what it needs; whether they make a tree is the store's.
+
+    Raises UsageError: a client of another version must not look like a failure of the daemon.
+    """
+    entries = body.get("entries")
+    if not isinstance(entries, list):
+        raise UsageError("An input of publish holds neither entries nor commit", code=_BAD_INPUT)
+    for entry in entries:
+        match entry:
+            case {"type": "file", "path": str(), "executable": bool(), "mtime_ns": int()}:
+                continue
+            case {"type": "folder", "path": str()}:
+                continue
+            case {"type": "link", "path": str(), "target": str()}:
+                continue
+        raise UsageError(
+            f"An entry to publish is none: {str(entry)[:200]!r}",
+            remedy="Use the archid command of the daemon's version",
+            code=_BAD_INPUT,
+        )
+    return entries
 
 
 async def _report(ingest: Ingest, exchange: Exchange) -> None:
