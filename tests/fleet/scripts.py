@@ -68,7 +68,8 @@ def write_script(folder: Path, title: str, kind: str, shape: ScriptShape) -> int
     player.parent.mkdir()
     total += player.write_text('#!/bin/sh\nexec ls "$(dirname "$0")/../reels"\n')
     player.chmod(0o755)
-    (folder / "media").mkdir()  # empty folders are part of a script too
+    (folder / "stills").mkdir()  # empty folders are part of a script too
+    (folder / "media").mkdir()
     os.symlink("../script.json", folder / "media" / "index.json")
     (folder / "media" / "NOTES").touch()
     return total
