@@ -55,12 +55,15 @@ class ManifestBuilder:
         version: int,
         *,
         profile: int = DEFAULT_PROFILE,
+        shape: TreeShape | None = None,
     ) -> None:
+        """With `shape`, the caller has checked every entry with it before adding it here."""
         check_kind(kind)
         check_script_name(name)
         self._fleet, self._kind, self._name = fleet, kind, name
         self._version, self._profile = version, profile
-        self._shape = TreeShape()
+        self._shape = TreeShape() if shape is None else shape
+        self._checks = shape is None
         self._files = self._folders = self._links = 0
         self._pieces: list[PieceRef] = []
         self._bytes_of: dict[PieceId, bytes] = {}
@@ -70,13 +73,15 @@ class ManifestBuilder:
 
     def add_folder(self, path: str) -> None:
         """A folder; it comes before what it holds."""
-        self._shape.add_folder(path)
+        if self._checks:
+            self._shape.add_folder(path)
         self._folders += 1
         self._add_bare(Folder(path), path, RECORD_WEIGHT + len(path.encode()))
 
     def add_link(self, path: str, target: str) -> None:
         """A symbolic link."""
-        self._shape.add_link(path, target)
+        if self._checks:
+            self._shape.add_link(path, target)
         self._links += 1
         weight = RECORD_WEIGHT + len(path.encode()) + len(target.encode())
         self._add_bare(Link(path, target), path, weight)
@@ -101,7 +106,8 @@ class ManifestBuilder:
             raise LimitExceeded(f"{path} has {size} bytes where at most {MAX_FILE_BYTES} fit")
         if not 0 <= mtime_ns <= MAX_MTIME_NS:
             raise FormatError(f"{path}: the time {mtime_ns} ns cannot be recorded")
-        self._shape.add_file(path)
+        if self._checks:
+            self._shape.add_file(path)
         self._files += 1
         record_weight = RECORD_WEIGHT + len(path.encode())
         if not lengths:

@@ -74,7 +74,7 @@ class Cutter:
         """The chunks of everything that `reader` has left. Raises what `reader` raises."""
         (buffer, other), maximum = self._buffers, self._maximum
         filled, ended = 0, False
-        while not ended or filled:
+        while True:
             while filled < len(buffer) and not ended:
                 count = reader.readinto(buffer[filled:])
                 filled += count or 0
@@ -90,6 +90,8 @@ class Cutter:
                 chunk = next(cuts)
                 yield CutChunk(blake3(chunk.data).digest(), chunk.length, chunk.data)
                 done += chunk.length
+            if ended:
+                return
             left = filled - done
             other[:left] = buffer[done:filled]
             buffer, other, filled = other, buffer, left

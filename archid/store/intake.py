@@ -95,7 +95,10 @@ class Intake:
             with contextlib.suppress(OSError):
                 self._previous_folder = TreeFolder.at(previous.tree)
         self._tick = tick
+        self._umask = _umask()
         self._writer: ThreadPoolExecutor | None = None
+        # File systems with which extents cannot be shared, so that not every file asks.
+        self._not_shared_with: set[int] = set()
 
     def close(self) -> None:
         """Close the folders."""
@@ -123,8 +126,10 @@ class Intake:
             return TakenFile(
                 source.path, old.executable, old.mtime_ns, table, before.st_size, linked=True
             )
+        # Made with its last mode, which does not keep this descriptor from writing.
+        mode = 0o555 if source.executable else 0o444
         try:
-            fd = self._folder.create_file(source.path, 0o600)
+            fd = self._folder.create_file(source.path, mode)
         except OSError as error:
             raise storage_error(error, self._where / source.path) from error
         try:
@@ -137,7 +142,8 @@ class Intake:
                 and table == self._table_of(old)
             ):
                 mtime_ns = old.mtime_ns
-            os.fchmod(fd, 0o555 if source.executable else 0o444)
+            if self._umask & mode:
+                os.fchmod(fd, mode)
             os.utime(fd, ns=(mtime_ns, mtime_ns))
         except OSError as error:
             raise storage_error(error, self._where / source.path) from error
@@ -148,12 +154,11 @@ class Intake:
         )
 
     def _copy(self, source: SourceFile, before: os.stat_result, fd: int) -> bytes:
-        if before.st_size and _clone(source.descriptor, fd):
+        if self._clone(source, before, fd):
             # The clone holds still, so it is what gets hashed.
             return self._cut(SourceReader(source.path, fd, os.fstat(fd).st_size, self._tick))
-        target = self._where / source.path
         reader = CopyingReader(
-            source.path, source.descriptor, before, self._tick, target_fd=fd, target=target
+            source.path, source.descriptor, before, self._tick, target_fd=fd, folder=self._where
         )
         if before.st_size < _WRITE_BEHIND_BYTES:
             return self._cut(reader)
@@ -161,6 +166,20 @@ class Intake:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest-write")
         with reader.writing_behind(self._writer):
             return self._cut(reader)
+
+    def _clone(self, source: SourceFile, before: os.stat_result, fd: int) -> bool:
+        if not before.st_size or before.st_dev in self._not_shared_with:
+            return False
+        try:
+            if syscalls.clone_file(source.descriptor, fd):
+                return True
+        except OSError as error:
+            # Not open for reading: reading it will say so in better words.
+            if error.errno != errno.EBADF:
+                raise
+            return False
+        self._not_shared_with.add(before.st_dev)
+        return False
 
     def _cut(self, reader: SourceReader) -> bytes:
         table = bytearray()
@@ -243,14 +262,14 @@ class Intake:
             raise ChangedWhileReading(source.path, "was changed")
 
 
-def _clone(source_fd: int, target_fd: int) -> bool:
-    try:
-        return syscalls.clone_file(source_fd, target_fd)
-    except OSError as error:
-        # Not open for reading: reading it will say so in better words.
-        if error.errno == errno.EBADF:
-            return False
-        raise
+def _umask() -> int:
+    """The bits that the process takes from the modes of new files; all if that cannot be told."""
+    # os.umask only tells by setting it, for a moment and for every thread.
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return 0o777
 
 
 def _tick_nothing(_: int) -> None:

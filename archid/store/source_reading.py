@@ -64,11 +64,12 @@ class CopyingReader(SourceReader):
         tick: Callable[[int], None],
         *,
         target_fd: int,
-        target: Path,
+        folder: Path,
     ) -> None:
+        """`folder` is where the target is, for errors."""
         super().__init__(path, fd, before.st_size, tick)
         self._target_fd = target_fd
-        self._target = target
+        self._folder = folder
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Future[None] | None = None
         self._ranges: list[tuple[int, int]] | None = None
@@ -98,6 +99,8 @@ class CopyingReader(SourceReader):
                 self._ranges.pop(0)
             start, stop = self._ranges[0] if self._ranges else (self._size, self._size)
             if offset < start:
+                # Filling the buffer must not overtake the write of what it held before.
+                self._wait()
                 count = min(len(buffer), start - offset, len(_ZEROS))
                 buffer[:count] = _ZEROS[:count]
                 return count
@@ -120,4 +123,5 @@ class CopyingReader(SourceReader):
         try:
             syscalls.pwrite_all(self._target_fd, data, offset)
         except OSError as error:
-            raise storage_error(error, self._target, needed_bytes=len(data)) from error
+            target = self._folder / self._path
+            raise storage_error(error, target, needed_bytes=len(data)) from error
