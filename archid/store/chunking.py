@@ -96,6 +96,17 @@ class Cutter:
             other[:left] = buffer[done:filled]
             buffer, other, filled = other, buffer, left
 
+    def cut_table(self, data: bytes) -> bytes:
+        """The chunk table (`protocol.pieces`) of a whole small file; the same chunks as `cut`."""
+        if len(data) <= self._minimum:
+            return blake3(data).digest() + len(data).to_bytes(4, "big") if data else b""
+        return b"".join(
+            [
+                blake3(chunk.data).digest() + chunk.length.to_bytes(4, "big")
+                for chunk in self._fastcdc.cut_buf(data)
+            ]
+        )
+
 
 def require_compiled_core() -> None:
     """Raise UsageError unless pyfastcdc runs compiled."""

@@ -37,6 +37,8 @@ from protocol.pieces import MAX_MTIME_NS
 
 _WRITE_BEHIND_BYTES: Final = 8 << 20
 """Files from this size on are written by a second thread; below, starting it costs more."""
+_SMALL_BYTES: Final = 128 << 10
+"""Files up to this size are read by one call and never shared: that is cheaper than asking."""
 _NO_LINK: Final = frozenset({errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP})
 
 
@@ -154,6 +156,8 @@ class Intake:
         )
 
     def _copy(self, source: SourceFile, before: os.stat_result, fd: int) -> bytes:
+        if before.st_size <= _SMALL_BYTES:
+            return self._copy_small(source, before, fd)
         if self._clone(source, before, fd):
             # The clone holds still, so it is what gets hashed.
             return self._cut(SourceReader(source.path, fd, os.fstat(fd).st_size, self._tick))
@@ -167,8 +171,20 @@ class Intake:
         with reader.writing_behind(self._writer):
             return self._cut(reader)
 
+    def _copy_small(self, source: SourceFile, before: os.stat_result, fd: int) -> bytes:
+        try:
+            data = os.pread(source.descriptor, before.st_size, 0)
+        except OSError as error:
+            raise FileUnreadable(source.path, error) from error
+        if len(data) < before.st_size:
+            raise ChangedWhileReading(source.path, "was truncated")
+        if data:
+            syscalls.pwrite_all(fd, data, 0)
+        self._tick(len(data))
+        return self._cutter.cut_table(data)
+
     def _clone(self, source: SourceFile, before: os.stat_result, fd: int) -> bool:
-        if not before.st_size or before.st_dev in self._not_shared_with:
+        if before.st_dev in self._not_shared_with:
             return False
         try:
             if syscalls.clone_file(source.descriptor, fd):

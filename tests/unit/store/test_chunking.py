@@ -17,6 +17,7 @@ from archid.store.chunking import Cutter, require_compiled_core
 from protocol.chunking_profile import PROFILES
 from protocol.ids import ChunkId
 from protocol.limits import MAX_CHUNK_BYTES
+from protocol.pieces import chunk_table
 from tests.vectors import make_content
 
 BASE = make_content.stream("arrival", 1_500_000)
@@ -81,6 +82,14 @@ def test_the_specified_algorithm_cuts_as_the_vectors_say(row: dict[str, Any]) ->
 def test_any_length_is_cut_as_specified(size: int, start: int) -> None:
     data = BASE[start : start + size]
     assert lengths(data) == _cut_as_specified(data)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 300_000))
+def test_a_small_file_at_once_gives_the_same_chunks_as_a_stream(size: int) -> None:
+    cutter = Cutter()
+    rows = [(chunk.id, chunk.length) for chunk in cutter.cut(io.BytesIO(BASE[:size]))]
+    assert cutter.cut_table(BASE[:size]) == chunk_table(rows)
 
 
 def test_the_profile_cuts_no_chunk_that_the_protocol_refuses() -> None:
