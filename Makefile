@@ -2,7 +2,7 @@
 
 PY := .venv/bin/python
 
-.PHONY: help demo test test-long lint format bench lock lock-check venv clean
+.PHONY: help demo install uninstall test test-long lint format bench lock lock-check venv clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -12,6 +12,12 @@ venv: ## make .venv with the locked dependencies
 
 demo: venv ## run a real fleet on this machine and watch it; DEMO_ARGS="--json" or "--keep"
 	@$(PY) -m tests.demo $(DEMO_ARGS)
+
+install: ## install or upgrade archid and its service; PREFIX=/usr/local DESTDIR= ROLE=central|repo|ice
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" ROLE="$(ROLE)" PYTHON="$(PYTHON)" systemd/install install
+
+uninstall: ## remove them; configuration, state and scripts stay unless PURGE=1
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" PURGE="$(PURGE)" systemd/install uninstall
 
 test: venv ## run the tests that take less than a few minutes together; PYTEST_ARGS="-k name"
 	$(PY) -m pytest -m "not long" $(PYTEST_ARGS)
