@@ -35,7 +35,7 @@ def fleet() -> Iterator[LocalFleet]:
     """Central, a REPO and a room in Lyon; a server in Nice is enrolled and switched off."""
     # Not below pytest's own folder, which only its owner may pass through: a player reads here.
     with tempfile.TemporaryDirectory(prefix="archid-journey-") as base:
-        os.chmod(base, 0o711)
+        os.chmod(base, 0o711)  # noqa: S103 - the point of it
         with watched_fleet(Path(base)) as fleet:
             fleet.found()
             fleet.join("repo-1", "repo", site="paris")
