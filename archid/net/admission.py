@@ -70,7 +70,13 @@ async def open_peer(
     async with pumping(peer) as nursery:
         nursery.start_soon(_answer_early, peer, doorkeeper)
         with trio.move_on_after(settings.admission_timeout_s) as scope:
-            await _admission(peer, doorkeeper, hello)
+            try:
+                await _admission(peer, doorkeeper, hello)
+            except PeerLost:
+                # Its refusal may overtake our own judgement or proof; it says more than "gone".
+                if isinstance(peer.error, PeerRefused):
+                    raise peer.error from None
+                raise
         if scope.cancelled_caught:
             waited_s = settings.admission_timeout_s
             raise PeerLost(f"{peer.remote} did not prove itself within {waited_s:g} seconds")
@@ -91,7 +97,8 @@ async def _admission(peer: Peer, doorkeeper: Doorkeeper, ours: Hello) -> None:
         await _prove(peer, doorkeeper, theirs)
     while not isinstance(step := await _next_step(peer), Admitted):
         if isinstance(step, ProofReceived):
-            peer.admit(await _judge(peer, doorkeeper, step, theirs))
+            facts = await _judge(peer, doorkeeper, step, theirs)
+            peer.admit(facts, step.prove.proof)
             if not proven:
                 proven = True
                 await _prove(peer, doorkeeper, theirs)

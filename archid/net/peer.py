@@ -99,6 +99,8 @@ class Peer(Pump):
         super().__init__(stream, connection, settings)
         self.key = key
         self.since_s = since_s
+        self.proof = b""
+        """What it showed, as it came: to be judged again when the head changes."""
         self._facts: NodeFacts | None = None
         self._waiting: dict[int, _Waiting] = {}
         self._slot_freed = trio.Event()
@@ -243,11 +245,11 @@ class Peer(Pump):
 
     # For archid.net.admission
 
-    def admit(self, facts: NodeFacts) -> None:
-        """Tell the peer that it is believed. Raises PeerLost."""
+    def admit(self, facts: NodeFacts, proof: bytes) -> None:
+        """Tell the peer that it is believed, by this proof. Raises PeerLost."""
         if self.connection.state is State.CLOSED:
             raise self.gone()
-        self._facts = facts
+        self._facts, self.proof = facts, proof
         events = self.connection.admit()
         self.flush()
         for event in events:

@@ -18,6 +18,7 @@ from protocol.envelope import Envelope, PublicKey
 from protocol.errors import FormatError, TrustError
 from protocol.facts import NodeFacts
 from protocol.grants import LeafDocument, Proof, read_items
+from protocol.head import DENIED_NODE
 from protocol.ids import DocumentId, NodeId
 from protocol.limits import MAX_GRANTS_ROOT_BYTES, MAX_HEAD_BYTES, MAX_ROOT_BYTES
 from protocol.messages import (
@@ -173,10 +174,19 @@ class TrustedDoorkeeper:
             if leaf is not None:
                 # Who the peer is, it has only said so far: its key is what TLS has shown.
                 facts = read_items(leaf.node, leaf.items).facts
-                if facts.key != key or trusted.is_denied(facts.node):
+                if facts.key != key or not self._stands(facts.node, leaf.grants_root):
                     raise Refusal(ErrorCode.NOT_ENTITLED, "only one's own leaf before admission")
                 return LeafAnswer(request.request, leaf.encode())
         raise Refusal(ErrorCode.UNKNOWN_DOCUMENT, "it is not held here")
+
+    def _stands(self, node: NodeId, grants_root: DocumentId) -> bool:
+        """Whether the head accepts what that Grants root says about the node."""
+        head = self._trusted.head
+        return (
+            head is not None
+            and grants_root in head.grants_roots
+            and not head.denies(DENIED_NODE, node, grants_root)
+        )
 
     async def _newest_leaf(self, ask: Ask) -> LeafDocument:
         """This node's leaf under the newest accepted Grants that it can be had for."""

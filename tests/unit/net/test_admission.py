@@ -179,6 +179,16 @@ async def test_a_leaf_is_given_before_admission_only_to_the_key_that_it_names(
     with pytest.raises(Refusal) as refused:
         await server.doorkeeper.answer(asked, victim.node_id, victim.public_key)
     assert refused.value.reason is ErrorCode.NOT_ENTITLED
+    fleet.sign_state(denied=(Denial("node", victim.node_id, newest),))
+    fleet.bring_up_to_date(server, all_leaves=True)
+    again = GetLeaf(1, victim.node_id, fleet.grants_roots[0])  # signed knowing of the denial
+    assert isinstance(
+        await server.doorkeeper.answer(again, victim.node_id, victim.public_key), LeafAnswer
+    )
+    fleet.sign_state(forget_old=True)
+    fleet.bring_up_to_date(server, all_leaves=True)
+    with pytest.raises(Refusal):  # the leaf is held, but no head stands behind it any more
+        await server.doorkeeper.answer(asked, victim.node_id, victim.public_key)
 
 
 async def test_a_node_with_a_certificate_but_without_facts_is_refused(fleet: FleetNodes) -> None:
