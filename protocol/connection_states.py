@@ -12,6 +12,7 @@ from protocol.limits import KIB
 from protocol.messages import (
     CONTENT,
     DOCUMENTS,
+    GOSSIP,
     Cancel,
     GetGrants,
     GetLeaf,
@@ -84,7 +85,7 @@ ALLOWED: Final[dict[State, frozenset[type[Message]]]] = {
     State.PROVING: _ALWAYS
     | _ROOTS
     | {Prove, Welcome, GetGrants, GrantsAnswer, GetLeaf, LeafAnswer},
-    State.ADMITTED: _ALWAYS | {Refused, Cancel, HeadAnnounce} | {*DOCUMENTS, *CONTENT},
+    State.ADMITTED: _ALWAYS | {Refused, Cancel, HeadAnnounce} | {*DOCUMENTS, *CONTENT, *GOSSIP},
     State.JOINING: _ALWAYS | _ROOTS | {JoinBegin, JoinOffer, JoinRequest, JoinAccepted, JoinReady},
     State.CLOSED: frozenset(),
 }

@@ -99,3 +99,13 @@ MAX_ADDRESS_BYTES: Final = 300
 """`host:port`."""
 MAX_JOIN_ROOTS: Final = 64
 """Roots, oldest first, from the one that the token names to the newest."""
+
+# States of nodes
+
+MAX_STATE_BYTES: Final = 32 * KIB
+MAX_STATE_REASONS: Final = 8
+MAX_STATE_RELEASES: Final = 64
+MAX_STATE_HOLDINGS: Final = 256
+MAX_STATES_SENT: Final = 16
+"""States in one message."""
+MAX_DIGEST_ROWS: Final = 512

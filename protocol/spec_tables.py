@@ -25,6 +25,7 @@ from protocol.frames import FLAG_OPTIONAL, HEADER_BYTES
 from protocol.messages import (
     CONTENT,
     DOCUMENTS,
+    GOSSIP,
     JOINING,
     MEANINGS,
     SESSION,
@@ -134,6 +135,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "messages-session": lambda: message_table(SESSION),
     "messages-documents": lambda: message_table(DOCUMENTS),
     "messages-content": lambda: message_table(CONTENT),
+    "messages-gossip": lambda: message_table(GOSSIP),
     "messages-joining": lambda: message_table(JOINING),
     "state-diagram": state_diagram,
     "states": state_table,

@@ -39,6 +39,7 @@ from protocol.messages.documents import (
     PageAnswer,
     RootDocument,
 )
+from protocol.messages.gossip import SentState, StateDigest, StateRow, States
 from protocol.messages.joining import (
     JOIN_PROOF_TYPE,
     JoinAccepted,
@@ -101,6 +102,7 @@ CONTENT: Final[tuple[type[Message], ...]] = (
     HaveUpdate,
     PeerHints,
 )
+GOSSIP: Final[tuple[type[Message], ...]] = (States, StateDigest)
 JOINING: Final[tuple[type[Message], ...]] = (
     JoinBegin,
     JoinOffer,
@@ -109,12 +111,13 @@ JOINING: Final[tuple[type[Message], ...]] = (
     JoinReady,
 )
 MESSAGE_TYPES: Final[dict[int, type[Message]]] = {
-    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *JOINING)
+    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *GOSSIP, *JOINING)
 }
 
 __all__ = [
     "CONTENT",
     "DOCUMENTS",
+    "GOSSIP",
     "JOINING",
     "JOIN_PROOF_TYPE",
     "MEANINGS",
@@ -163,7 +166,11 @@ __all__ = [
     "Refused",
     "Request",
     "RootDocument",
+    "SentState",
     "SpanAnswer",
+    "StateDigest",
+    "StateRow",
+    "States",
     "Welcome",
     "join_proof_payload",
     "printable",

@@ -49,7 +49,11 @@ from protocol.messages import (
     Prove,
     Refused,
     RootDocument,
+    SentState,
     SpanAnswer,
+    StateDigest,
+    StateRow,
+    States,
     Welcome,
 )
 
@@ -138,6 +142,12 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Any]] = {
         PeerHints,
         st.lists(HINT.filter(lambda h: len(h.role.encode()) <= 32), max_size=3).map(tuple),
     ),
+    States: st.builds(States, st.lists(st.builds(SentState, BLOB, BLOB), max_size=4).map(tuple)),
+    StateDigest: st.builds(
+        StateDigest,
+        st.lists(st.builds(StateRow, ident(NodeId), SERIAL, SERIAL), max_size=4).map(tuple),
+        st.booleans(),
+    ),
     JoinBegin: st.builds(JoinBegin, exact(16)),
     JoinOffer: st.builds(JoinOffer, ROOTS),
     JoinRequest: st.builds(JoinRequest, exact(16), exact(32), exact(32), exact(64), NAME),
@@ -191,6 +201,8 @@ EXAMPLES: tuple[Message, ...] = (
     SpanAnswer(300, PIECE, 258, b"the bytes of two chunks"),
     HaveUpdate(MANIFEST, PIECE, 3),
     PeerHints((PeerHint(NODE, "repo", ("repo-1.example:4777", "[2001:db8::1]:4777")),)),
+    States((SentState(b"state", b"proof"),)),
+    StateDigest((StateRow(NODE, 1, 258),), True),
     JoinBegin(b"t" * 16),
     JoinOffer((b"root 1", b"root 2")),
     JoinRequest(b"t" * 16, b"s" * 32, b"k" * 32, b"g" * 64, "Salle 4"),

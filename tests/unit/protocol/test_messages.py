@@ -30,6 +30,8 @@ from protocol.messages import (
     Refused,
     Request,
     SpanAnswer,
+    StateDigest,
+    States,
     join_proof_payload,
 )
 from tests.unit.protocol.message_examples import (
@@ -156,7 +158,7 @@ def test_texts_for_people_are_cut_and_made_printable() -> None:
 
 def test_only_messages_that_may_be_skipped_say_so() -> None:
     optional = {kind for kind in MESSAGE_TYPES.values() if kind.OPTIONAL}
-    assert optional == {HaveUpdate, PeerHints}
+    assert optional == {HaveUpdate, PeerHints, StateDigest, States}
     for example in EXAMPLES:
         (frame,) = FrameReader().receive_bytes(b"".join(example.encode()))
         assert bool(frame.flags & FLAG_OPTIONAL) == example.OPTIONAL

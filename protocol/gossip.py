@@ -1,0 +1,234 @@
+"""Spreading node states: a pure machine that says what to tell whom.
+
+Each node tells what it says of itself to central, to REPOs and to the nodes of its site, and what
+central and REPOs say of themselves goes to everybody. A newer state is passed on to every peer
+that may have it and is not known to have it, at most once an interval for each node and peer; what
+was missed is found by digests, exchanged when two nodes meet and with one peer now and then. So
+traffic is bounded by who changes, not by who listens, and no state is lost for good while the
+nodes that may have it stay connected at all. Time and randomness are arguments; verifying what
+comes in is the caller's, before it is told here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+from protocol.facts import NodeFacts
+from protocol.ids import NodeId
+from protocol.limits import MAX_DIGEST_ROWS, MAX_STATES_SENT
+
+FLUSH_S: Final = 1.0
+"""Changes are collected for this long before they are passed on."""
+DIGEST_S: Final = 60.0
+"""How often one peer is asked whether something was missed."""
+MAX_STATES: Final = 20_000
+"""States that are kept; beyond, those of nodes that nobody spoke of for longest are dropped."""
+
+Order: TypeAlias = tuple[int, int]
+
+
+class Randomness(Protocol):
+    """What is needed of a `random.Random`; the caller brings it, so that a run can be repeated."""
+
+    def uniform(self, a: float, b: float, /) -> float: ...
+
+    def choice(self, seq: Sequence[NodeId], /) -> NodeId: ...
+
+
+class Announcement(NamedTuple):
+    """A state with what proves whose it is, as it travels; `order` and `facts` were verified."""
+
+    facts: NodeFacts
+    order: Order
+    payload: tuple[bytes, bytes]
+    """The signed envelope, and the proof of the node's facts."""
+
+
+class DigestRow(NamedTuple):
+    """One node and the newest state of it that the sender has."""
+
+    node: NodeId
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class SendStates:
+    """Send these states to a peer, in one message."""
+
+    peer: NodeId
+    states: tuple[Announcement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SendDigest:
+    """Tell a peer what is held that it may have; it answers with what is newer."""
+
+    peer: NodeId
+    rows: tuple[DigestRow, ...]
+    answer: bool
+    """Whether the peer should answer with a digest of its own."""
+
+
+GossipEffect: TypeAlias = SendStates | SendDigest
+
+
+@dataclass
+class _Peer:
+    facts: NodeFacts
+    known: dict[NodeId, Order] = field(default_factory=dict)
+    """The newest order that the peer has, as far as this node can tell."""
+    due: set[NodeId] = field(default_factory=set)
+
+
+class StateGossip:
+    """What one node knows of the others, and what it owes its peers."""
+
+    def __init__(self, own: NodeFacts, *, random: Randomness, flush_s: float = FLUSH_S) -> None:
+        self.own = own
+        self.states: dict[NodeId, Announcement] = {}
+        self._random = random
+        self._flush_s = flush_s
+        self._peers: dict[NodeId, _Peer] = {}
+        self._flush_at: float | None = None
+        self._digest_at: float | None = None
+
+    # What happened
+
+    def peer_joined(self, peer: NodeFacts, *, now: float) -> list[GossipEffect]:
+        """A peer is connected: compare notes."""
+        self._peers[peer.node] = _Peer(peer)
+        if self._digest_at is None:
+            self._digest_at = now + self._random.uniform(0.5, 1.0) * DIGEST_S
+        return self._digest(peer, answer=False)
+
+    def peer_lost(self, node: NodeId) -> None:
+        """A peer is gone, and with it what it was owed."""
+        self._peers.pop(node, None)
+
+    def own_changed(self, state: Announcement, *, now: float) -> None:
+        """This node has something new to say of itself."""
+        self.own = state.facts
+        self._take(state, now=now)
+
+    def received(
+        self, peer: NodeId, states: Iterable[Announcement], *, now: float
+    ) -> list[Announcement]:
+        """A peer sent verified states; returns those that were news."""
+        sender = self._peers.get(peer)
+        news = []
+        for state in states:
+            node = state.facts.node
+            if sender is not None:
+                known = sender.known.get(node)
+                sender.known[node] = max(known, state.order) if known else state.order
+            if node != self.own.node and self._take(state, now=now):
+                news.append(state)
+        return news
+
+    def digest_received(
+        self, peer: NodeId, rows: Sequence[DigestRow], *, answer: bool, now: float
+    ) -> list[GossipEffect]:
+        """A peer said what it has: what is newer here is owed to it."""
+        other = self._peers.get(peer)
+        if other is None:
+            return []
+        for row in rows:
+            known = other.known.get(row.node)
+            other.known[row.node] = max(known, row.order) if known else row.order
+        for node, state in self.states.items():
+            if self._may_have(state.facts, other.facts) and self._lacks(other, state):
+                # Further pages may still say that it has it; that is looked at again when sending.
+                other.due.add(node)
+        self._schedule(now)
+        return self._digest(other.facts, answer=False) if answer else []
+
+    def tick(self, *, now: float) -> list[GossipEffect]:
+        """Send what is due; call it at `wake_at` or later."""
+        effects: list[GossipEffect] = []
+        if self._flush_at is not None and now >= self._flush_at:
+            self._flush_at = None
+            for node in sorted(self._peers):
+                effects += self._flush(self._peers[node])
+        if self._digest_at is not None and now >= self._digest_at:
+            self._digest_at = now + self._random.uniform(0.75, 1.25) * DIGEST_S
+            if self._peers:
+                chosen = self._random.choice(sorted(self._peers))
+                effects += self._digest(self._peers[chosen].facts, answer=True)
+        return effects
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `tick` has something to do; None while there is nothing."""
+        times = [at for at in (self._flush_at, self._digest_at) if at is not None]
+        return min(times, default=None)
+
+    def forget(self, nodes: Iterable[NodeId]) -> None:
+        """Drop the states of nodes that left the fleet."""
+        for node in nodes:
+            self.states.pop(node, None)
+
+    # Rules
+
+    def _may_have(self, whose: NodeFacts, reader: NodeFacts) -> bool:
+        """Whether `reader` is to know what the node with facts `whose` says of itself."""
+        return (
+            reader.reads_everything
+            or whose.reads_everything
+            or (whose.site != "" and whose.site == reader.site)
+        )
+
+    def _take(self, state: Announcement, *, now: float) -> bool:
+        node = state.facts.node
+        held = self.states.get(node)
+        if held is not None and state.order <= held.order:
+            return False
+        self.states.pop(node, None)  # newest last
+        self.states[node] = state
+        while len(self.states) > MAX_STATES:
+            del self.states[next(iter(self.states))]
+        for peer in self._peers.values():
+            if self._may_have(state.facts, peer.facts) and self._lacks(peer, state):
+                peer.due.add(node)
+                self._schedule(now)
+        return True
+
+    def _lacks(self, peer: _Peer, state: Announcement) -> bool:
+        if state.facts.node == peer.facts.node:
+            return False  # it knows best
+        known = peer.known.get(state.facts.node)
+        return known is None or known < state.order
+
+    def _schedule(self, now: float) -> None:
+        if self._flush_at is None:
+            self._flush_at = now + self._flush_s
+
+    def _flush(self, peer: _Peer) -> list[GossipEffect]:
+        owed = [
+            state
+            for node in sorted(peer.due)
+            if (state := self.states.get(node)) is not None and self._lacks(peer, state)
+        ]
+        peer.due.clear()
+        for state in owed:
+            peer.known[state.facts.node] = state.order
+        return [
+            SendStates(peer.facts.node, tuple(owed[start : start + MAX_STATES_SENT]))
+            for start in range(0, len(owed), MAX_STATES_SENT)
+        ]
+
+    def _digest(self, peer: NodeFacts, *, answer: bool) -> list[GossipEffect]:
+        """What is held that the peer may have, in order, so that gaps can be told."""
+        rows = [
+            DigestRow(node, self.states[node].order)
+            for node in sorted(self.states)
+            if self._may_have(self.states[node].facts, peer)
+        ]
+        pages = [rows[n : n + MAX_DIGEST_ROWS] for n in range(0, len(rows), MAX_DIGEST_ROWS)] or [
+            []
+        ]
+        return [
+            SendDigest(peer.node, tuple(page), answer and n == len(pages) - 1)
+            for n, page in enumerate(pages)
+        ]
