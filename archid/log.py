@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final, TextIO
 
@@ -31,6 +31,7 @@ _SECRET_TEXT: Final = re.compile(
     r"|(?<=://)[^/@\s:]*:[^/@\s]*(?=@)",
     re.DOTALL,
 )
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _MAX_DEPTH: Final = 8
 _MAX_TEXT: Final = 16_384  # an exception's chain can be long; a line has to stay readable
 
@@ -42,7 +43,10 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
-    """Send every log line of this process, other libraries' included, to `stream` (stderr)."""
+    """Send every log line of this process, other libraries' included, to `stream` (stderr).
+
+    May be called again while the process runs: loggers that are in use follow.
+    """
     stream = sys.stderr if stream is None else stream
     console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     level = getattr(logging, settings.level.upper())
@@ -62,9 +66,10 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
         transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         shared += [structlog.processors.ExceptionRenderer(transformer), redact, _reading_order]
         renderer = structlog.processors.JSONRenderer(sort_keys=False)
+    _in_effect.set(level, [*shared, renderer])
     structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[_in_effect],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
@@ -75,6 +80,31 @@ def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     root.addHandler(_ToStructlog())
     root.setLevel(max(level, logging.WARNING))  # what libraries say below that is their own affair
     logging.captureWarnings(True)
+
+
+class _Settings:
+    """A processor that does what the newest settings say.
+
+    Loggers keep the processors that they were first used with; this one they share.
+    """
+
+    def __init__(self) -> None:
+        self._level = logging.INFO
+        self._processors: Sequence[Processor] = ()
+
+    def set(self, level: int, processors: Sequence[Processor]) -> None:
+        self._level, self._processors = level, tuple(processors)
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> Any:
+        if _LEVELS.get(method, logging.ERROR) < self._level:
+            raise structlog.DropEvent
+        line: Any = event
+        for processor in self._processors:
+            line = processor(logger, method, line)
+        return line
+
+
+_in_effect: Final = _Settings()
 
 
 class _ToStructlog(logging.Handler):

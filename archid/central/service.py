@@ -112,6 +112,10 @@ class CentralService:
         return self._ledger.gate
 
     # -- joining
+    def take_up(self, settings: CentralSettings) -> None:
+        """Other lifetimes from now on; the database stays the one that was opened."""
+        self._ledger.settings = settings
+
 
     async def create_token(
         self, place: Place, *, name: str, lifetime_s: int | None = None, by: str

@@ -70,7 +70,6 @@ class NodeStatus:
     started_s: int
     deliveries: Deliveries | None = None
     extra_reasons: Callable[[], Sequence[Reason]] = lambda: ()
-    keep_free_bytes: int = 0
     clock: Callable[[], float] = time.time
 
     async def status(self) -> dict[str, Any]:
@@ -200,7 +199,7 @@ class NodeStatus:
             for one in deliveries
             if one.state is DeliveryState.FAILED
         ]
-        if free_bytes < self.keep_free_bytes:
+        if free_bytes < self.library.keep_free_bytes:
             found.append(
                 Reason("attention", "disk_nearly_full",
                        f"Only {free_bytes / 1e9:.1f} GB are free where the scripts are",

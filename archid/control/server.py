@@ -58,6 +58,10 @@ class ControlServer:
         self._max_clients = max_clients
         self._clients = 0
 
+    def set_admin_group(self, name: str) -> None:
+        """Let this group change things, for clients that connect from now on."""
+        self._settings = self._settings.model_copy(update={"admin_group": name})
+
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept clients until cancelled; `started` once the socket answers.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 from contextlib import ExitStack
+from pathlib import Path
 
 from archid.config import Config
 from archid.daemon.composing import Node
@@ -17,13 +18,16 @@ from archid.log import configure
 from archid.notify import notify
 
 
-async def run(config: Config) -> None:
-    """Run a node until SIGTERM, SIGINT or the control method ``stop``. Raises ArchidError."""
+async def run(config: Config, source: Path | None = None) -> None:
+    """Run a node until SIGTERM, SIGINT or the control method ``stop``. Raises ArchidError.
+
+    `source` is the file that `config` came from; SIGHUP reads it again.
+    """
     configure(config.log)
     _allow_many_files()
     with ExitStack() as stack:
         state = open_state(config, stack)
-        node = Node(config, state, stack)
+        node = Node(config, state, stack, source=source)
         try:
             await node.run()
         except* ArchidError as group:

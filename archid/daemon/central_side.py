@@ -16,9 +16,10 @@ from archid.addresses import Address
 from archid.central.homecoming import Homecoming
 from archid.central.methods import CentralMethods
 from archid.central.publish_dialogue import PublishDialogue
+from archid.central.publishing import PublishedVersion
 from archid.central.service import CentralService
 from archid.central.signed_state import SignedState
-from archid.config import Config
+from archid.config import CentralSettings, Config
 from archid.control.node_methods import Listed
 from archid.control.node_status import Reason
 from archid.control.server import Handler
@@ -28,6 +29,8 @@ from archid.events import EventHub
 from archid.log import get_logger
 from archid.net.join_server import TokenDesk
 from archid.net.peer import Peer
+from archid.store.errors import DocumentMissing
+from archid.store.library import Library
 from archid.sync.listings import Listings
 from archid.sync.peers import PeerDirectory
 from archid.sync.trust_keeper import TrustKeeper
@@ -66,6 +69,7 @@ class CentralSide:
             changed=self._take_state,
         )
         stack.callback(self._service.close)
+        _explain_trees(state.library, self._service.publications())
         publish = PublishDialogue(self._service, library=state.library, events=events)
         self._methods = CentralMethods(self._service, publish)
         self._homecoming = Homecoming(
@@ -90,6 +94,10 @@ class CentralSide:
     def tasks(self) -> list[Callable[[], Awaitable[None]]]:
         """What runs for as long as the node does."""
         return [self._service.run, self._homecoming.run, self._believe_what_was_signed]
+
+    def take_up(self, settings: CentralSettings) -> None:
+        """What central's section of the configuration says from now on."""
+        self._service.take_up(settings)
 
     async def on_admitted(self, peer: Peer) -> None:
         """Ask every peer for its newest head; raises what `Peer.request` raises."""
@@ -139,3 +147,22 @@ class CentralSide:
         except (ArchidError, ProtocolError) as error:
             log.error("signed_state_refused", why=str(error))
             self._events.publish("alarm", code="signed_state_refused", sentence=str(error))
+
+
+def _explain_trees(library: Library, publications: Sequence[PublishedVersion]) -> None:
+    """Settle the trees whose manifests are not here; blocks, before anything is published.
+
+    A manifest that is in the catalogue was lost on disk and is put back; a tree that is not was
+    placed by a publication that a crash kept from being recorded, and goes.
+    """
+    published = {one.manifest: one for one in publications}
+    for manifest in library.unexplained():
+        if manifest not in published:
+            library.drop(manifest)
+            log.info("unrecorded_tree_removed", manifest=manifest.short)
+            continue
+        library.keep_manifest(published[manifest].envelope)
+        try:
+            library.add_placed(manifest)
+        except DocumentMissing as error:
+            log.warning("tree_without_pieces", manifest=manifest.short, why=str(error))

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
+from pathlib import Path
 
 import trio
 
@@ -24,7 +25,9 @@ from archid.control.server import ControlServer, Handler
 from archid.daemon.opening import OpenState
 from archid.errors import ArchidError
 from archid.events import EventHub
-from archid.log import get_logger
+from archid.daemon.reloading import Reloader
+from archid.daemon.watchdog import show_life
+from archid.log import configure, get_logger
 from archid.net.dialer import Dialer
 from archid.net.join_server import JoinServer
 from archid.net.listener import Listener, open_listener
@@ -59,7 +62,10 @@ ADDRESS_BOOK: Final = "addresses.json"
 class Node:
     """One node of a fleet, from the opened state to the last goodbye."""
 
-    def __init__(self, config: Config, state: OpenState, stack: ExitStack) -> None:
+    def __init__(
+        self, config: Config, state: OpenState, stack: ExitStack, *, source: Path | None = None
+    ) -> None:
+        """`source` is the file that the configuration came from, to be read again on SIGHUP."""
         self._config = config
         self._state = state
         self._services = SERVICES[config.node.role]
@@ -67,7 +73,9 @@ class Node:
         self._listener: Listener | None = None
         self.events = EventHub()
         node = state.identity.node_id
+        self._control: ControlServer | None = None
         self.keeper = TrustKeeper(
+        self._reloader = Reloader(source, config, events=self.events, apply=self._take_up)
             state.trust,
             documents=state.documents,
             trust_file=state.trust_file,
@@ -168,13 +176,13 @@ class Node:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_signals)
-                control = ControlServer(
+                self._control = ControlServer(
                     self._config.control,
                     self._handlers(started_s),
                     self.events,
                     role=self._config.node.role,
                 )
-                await nursery.start(control.serve)
+                await nursery.start(self._control.serve)
                 for service in self._tasks():
                     nursery.start_soon(service)
                 nursery.start_soon(self._listener.run, self.switchboard, ListenerSettings())
@@ -204,6 +212,7 @@ class Node:
         ]
         if self._services.holds_everything:
             replicator = Replicator(
+            show_life,
                 listings=self.listings, fetcher=self.fetcher, library=self._state.library
             )
             tasks += [self._run_listings, replicator.run]
@@ -218,10 +227,27 @@ class Node:
         await self.listings.run()
 
     async def _watch_signals(self) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        on_terminal = os.isatty(sys.stderr.fileno())
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
             async for number in signals:
-                log.info("signal_received", signal=signal.Signals(number).name)
-                self._stop.set()
+                if number != signal.SIGHUP:
+                    log.info("signal_received", signal=signal.Signals(number).name)
+                    self._stop.set()
+                elif on_terminal and not os.isatty(sys.stderr.fileno()):
+                    self._stop.set()  # its terminal was closed: there is nowhere to write to
+                else:
+                    await self._reloader.reload()
+
+    def _take_up(self, config: Config) -> None:
+        """What of a changed configuration a running node follows: archid.daemon.reloading."""
+        self._config = config
+        configure(config.log)
+        self._state.library.keep_free_bytes = config.storage.keep_free_bytes
+        if self._control is not None:
+            self._control.set_admin_group(config.control.admin_group)
+        if self._central is not None:
+            self._central.take_up(config.central)
+        self.addresses.changed.fire()  # dial what [network] peers names now
 
     async def _dial_what_is_known(self) -> None:
         """Dial what the configuration, the membership and other nodes name."""
@@ -284,7 +310,6 @@ class Node:
             started_s=started_s,
             deliveries=self.deliveries,
             extra_reasons=self._central.reasons if self._central else _no_reasons,
-            keep_free_bytes=self._config.storage.keep_free_bytes,
         )
         methods = NodeMethods(
             status,

@@ -51,7 +51,8 @@ class Library:
         self.trees = trees
         self.bundles = bundles
         self._index = index
-        self._keep_free_bytes = keep_free_bytes
+        self.keep_free_bytes = keep_free_bytes
+        """Nothing is fetched that would leave less; may be set at any time."""
         self._lock = threading.Lock()
         self._held: set[ManifestId] = set()
         self._roots: dict[ManifestId, ManifestRoot] = {}
@@ -157,7 +158,7 @@ class Library:
         """Raise DiskFull unless what is missing fits and leaves free what must stay free."""
         staging.require_space()
         free, _ = self.available_bytes()
-        needed = staging.missing_bytes + self._keep_free_bytes
+        needed = staging.missing_bytes + self.keep_free_bytes
         if staging.missing_bytes and needed > free:
             raise DiskFull(staging.path, needed_bytes=needed, available_bytes=free)
 

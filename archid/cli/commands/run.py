@@ -20,4 +20,4 @@ def command(session: Session) -> None:
 
     from archid.daemon import run
 
-    trio.run(run, session.config())
+    trio.run(run, session.config(), session.effective_config_path)
