@@ -6,13 +6,15 @@ the service manager is told that the node is ready.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
-from pathlib import Path
 
 import trio
 
@@ -23,10 +25,10 @@ from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
 from archid.daemon.opening import OpenState
-from archid.errors import ArchidError
-from archid.events import EventHub
 from archid.daemon.reloading import Reloader
 from archid.daemon.watchdog import show_life
+from archid.errors import ArchidError
+from archid.events import EventHub
 from archid.log import configure, get_logger
 from archid.net.dialer import Dialer
 from archid.net.join_server import JoinServer
@@ -71,11 +73,11 @@ class Node:
         self._services = SERVICES[config.node.role]
         self._stop = trio.Event()
         self._listener: Listener | None = None
-        self.events = EventHub()
-        node = state.identity.node_id
         self._control: ControlServer | None = None
-        self.keeper = TrustKeeper(
+        self.events = EventHub()
         self._reloader = Reloader(source, config, events=self.events, apply=self._take_up)
+        node = state.identity.node_id
+        self.keeper = TrustKeeper(
             state.trust,
             documents=state.documents,
             trust_file=state.trust_file,
@@ -209,10 +211,10 @@ class Node:
             self._dial_what_is_known,
             self._follow_roots,
             self._release_idle,
+            show_life,
         ]
         if self._services.holds_everything:
             replicator = Replicator(
-            show_life,
                 listings=self.listings, fetcher=self.fetcher, library=self._state.library
             )
             tasks += [self._run_listings, replicator.run]
