@@ -173,7 +173,7 @@ class Node:
     async def run(self) -> None:
         """Run until stopped; raises ArchidError when a service cannot start."""
         started_s = int(time.time())
-        self.leaf.load()
+        await self.leaf.load()
         self._listener = await open_listener(self._config.network.listen)
         try:
             async with trio.open_nursery() as nursery:
@@ -205,6 +205,7 @@ class Node:
 
     def _tasks(self) -> Sequence[Callable[[], Awaitable[None]]]:
         tasks: list[Callable[[], Awaitable[None]]] = [
+            self.keeper.run,
             self.leaf.run,
             self.fetcher.run,
             self.dialer.run,

@@ -30,7 +30,7 @@ from archid.store.layouts import Layouts
 from archid.store.library import Library
 from archid.store.tree_store import TreeStore
 from archid.store.trust_file import TrustFile
-from archid.sync.trust_keeper import restore_trust
+from archid.sync.trust_restoring import restore_trust
 from protocol.trust import TrustedDocuments
 
 log = get_logger(__name__)

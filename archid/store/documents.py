@@ -321,8 +321,11 @@ class DocumentStore:
         report("document_damaged", document=shelf.folder, name=name, why=why, moved=moved)
 
     def _remove(self, shelf: _Shelf, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._file(shelf, name).unlink()
+        path = self._file(shelf, name)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, path) from error
 
     def _names(self, shelf: _Shelf, pattern: re.Pattern[str]) -> list[str]:
         names: list[str] = []

@@ -1,32 +1,35 @@
 """What happens on every connection to a peer, for as long as it lasts.
 
 Its requests are answered, its announcements taken, it is told of newer heads and, by central and
-REPOs, where others can be reached. When the head changes it is judged again: a node that was
-denied is cut off, and entries that no longer hold are forgotten.
+REPOs, where others can be reached. A node that the newest head denies is cut off at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import trio
 
+from archid.errors import ArchidError
 from archid.log import get_logger
-from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
+from archid.net.errors import PeerLost
 from archid.net.peer import Peer
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
-from archid.store.errors import ChunkCorrupt
+from archid.store.errors import ChunkCorrupt, DocumentMissing
 from archid.store.library import Library
 from archid.sync.access import Access
 from archid.sync.address_book import AddressBook
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peers import PeerDirectory
 from archid.sync.session import Session
-from archid.sync.trust_keeper import TrustKeeper, decode_envelope
+from archid.sync.trust_keeper import TrustKeeper
+from archid.sync.trust_restoring import decode_envelope
 from protocol.errors import ProtocolError
-from protocol.ids import ManifestId
+from protocol.grants import LeafDocument, Proof
+from protocol.ids import ManifestId, NodeId
 from protocol.messages import ErrorCode, HeadAnnounce, Message, PeerHints
-from protocol.refusals import HeadForked
+from protocol.refusals import NodeDenied
 
 log = get_logger(__name__)
 
@@ -67,7 +70,14 @@ class Links:
         if own is None:
             peer.disconnect(ErrorCode.NOT_READY, "this node does not know its own facts yet")
             return
-        access = Access(self._keeper.trust, peer.facts, peer.key, own)
+        access = Access(
+            self._keeper.trust,
+            peer.facts,
+            peer.key,
+            own,
+            proof=Proof.decode(peer.proof),
+            leaf_of=self._leaf_of,
+        )
         answering = Session(
             peer,
             access,
@@ -81,7 +91,8 @@ class Links:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(answering.run)
                 nursery.start_soon(self._take_notices, peer)
-                nursery.start_soon(self._follow_heads, peer, access)
+                nursery.start_soon(self._judge_again, peer, access)
+                nursery.start_soon(self._announce_heads, peer)
                 nursery.start_soon(self._send_hints, peer)
                 nursery.start_soon(self._admitted, peer)
                 await peer.closed.wait()
@@ -90,54 +101,74 @@ class Links:
             self._directory.remove(peer)
 
     async def _admitted(self, peer: Peer) -> None:
+        self._addresses.confirm(peer.node)
         try:
             await self._on_admitted(peer)
-        except (PeerLost, PeerRefused, PeerTooSlow, ProtocolError) as error:
+        except (ArchidError, ProtocolError) as error:
             log.info("admitted_peer_gave_nothing", node=peer.node.short, why=str(error))
 
     async def _take_notices(self, peer: Peer) -> None:
         async for notice in peer.notices:
             try:
                 await self._take_notice(peer, notice)
-            except HeadForked:
-                continue  # the keeper has raised the alarm
             except ProtocolError as error:
                 log.warning("notice_refused", node=peer.node.short, why=str(error))
-            except (PeerLost, PeerRefused, PeerTooSlow) as error:
+            except ArchidError as error:
                 log.info("notice_not_followed", node=peer.node.short, why=str(error))
 
     async def _take_notice(self, peer: Peer, notice: Message) -> None:
         if isinstance(notice, HeadAnnounce):
-            await self._doorkeeper.accept_head(decode_envelope(notice.head), peer.request)
-            await self._keeper.take_grants(notice.grants)
+            try:
+                # A fork raises its alarm in there and is passed over, as an older head is.
+                await self._doorkeeper.accept_head(decode_envelope(notice.head), peer.request)
+            finally:
+                await self._keeper.take_grants(notice.grants)
         elif isinstance(notice, PeerHints) and peer.facts.reads_everything:
             self._addresses.learn(notice.hints)
 
-    async def _follow_heads(self, peer: Peer, access: Access) -> None:
+    async def _judge_again(self, peer: Peer, access: Access) -> None:
+        changed = self._keeper.changed
+        seen = -1
+        while True:
+            # A task of its own, which never waits for the peer to take anything.
+            seen = await changed.wait(seen)
+            try:
+                access.judge_again()
+            except ProtocolError as error:
+                if isinstance(error, NodeDenied):
+                    self._addresses.forget([peer.node])
+                peer.disconnect(access.code, str(error))
+                return
+
+    def _leaf_of(self, node: NodeId) -> LeafDocument | None:
+        """The leaf of a peer whose connection has outlived its proof; one small read."""
+        grants_root = self._keeper.grants_root
+        with suppress(DocumentMissing, ProtocolError):
+            if grants_root is not None:
+                return LeafDocument.decode(self._keeper.documents.get_leaf(node, grants_root))
+        return None
+
+    async def _announce_heads(self, peer: Peer) -> None:
         changed = self._keeper.changed
         told = peer.hello.head_order
+        seen = -1
         while True:
-            seen = changed.version
-            if self._keeper.trust.is_denied(peer.node):
-                peer.disconnect(ErrorCode.DENIED, "this node was revoked")
-                return
-            access.judge_again()
-            order = self._keeper.head.order
+            seen = await changed.wait(seen)
+            order = self._keeper.order
             if order > told:
                 try:
                     await peer.announce(HeadAnnounce(*self._keeper.head_bytes()))
                 except PeerLost:
                     return
                 told = order
-            await changed.wait(seen)
 
     async def _send_hints(self, peer: Peer) -> None:
-        own = self._leaf.facts
-        if own is None or not own.reads_everything:
-            return
         seen = -1
         while True:
             seen = await self._addresses.changed.wait(seen)
+            own = self._leaf.facts
+            if own is None or not own.reads_everything:
+                continue
             try:
                 await peer.announce(PeerHints(self._addresses.hints()))
             except PeerLost:

@@ -160,7 +160,7 @@ class Listings:
         while left:
             node = left.pop()
             answer = await peer.request(GetLeaf(0, node, grants_root), LeafAnswer)
-            await self._keeper.keep_leaf(answer.leaf, node)
+            await self._keeper.keep_leaf(answer.leaf, node, grants_root)
 
     def _carry_leaves(self, grants_root: DocumentId, index: ListId) -> list[NodeId]:
         """Give every leaf that did not change its path to the new root; return the other nodes.

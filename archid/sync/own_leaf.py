@@ -6,13 +6,14 @@ neighbour of the same site keeps it too. Until it comes, the older leaf goes on 
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import trio
 
+from archid.errors import ArchidError, StorageError
 from archid.events import EventHub
 from archid.log import get_logger
-from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
 from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal, either
@@ -20,12 +21,13 @@ from archid.sync.trust_keeper import TrustKeeper
 from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
 from protocol.grants import Leaf, LeafDocument
-from protocol.ids import ManifestId, NodeId
+from protocol.ids import DocumentId, ManifestId, NodeId
 from protocol.messages import GetGrants, GetLeaf, GrantsAnswer, LeafAnswer
 
 log = get_logger(__name__)
 
-RETRY_S: Final = 2.0
+FIRST_RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 60.0
 
 
 class OwnLeaf:
@@ -41,13 +43,19 @@ class OwnLeaf:
         self._events = events
         self._held: tuple[LeafDocument, Leaf] | None = None
 
-    def load(self) -> None:
-        """Read what is on disk; blocks shortly."""
-        self._held = self._keeper.newest_leaf(self.node)
+    async def load(self) -> None:
+        """Take over what is on disk, if it is newer than what is held. Raises StorageError."""
+        held = await self._keeper.newest_leaf(self.node)
+        if held is None or self._age(held[0].grants_root) >= self._held_age:
+            return
+        self._held = held
+        log.info("leaf_accepted", releases=len(held[1].releases))
+        self._events.publish("leaf.accepted", node=self.node.hex())
+        self.changed.fire()
 
     @property
     def leaf(self) -> Leaf | None:
-        """What this node is told; None only when all that it was told is no longer accepted."""
+        """What this node is told; None until the first one."""
         return self._held[1] if self._held is not None else None
 
     @property
@@ -76,39 +84,66 @@ class OwnLeaf:
     async def run(self) -> None:
         """Follow the heads until cancelled."""
         heads, peers = self._keeper.changed, self._directory.changed
+        wait_s = FIRST_RETRY_S
         while True:
             heads_seen, peers_seen = heads.version, peers.version
+            asked = False
             if not self._is_newest():
-                await self._catch_up()
+                await self._look()
+            if not self._is_newest():
+                asked = await self._catch_up()
             if self._is_newest():
+                wait_s = FIRST_RETRY_S
                 await heads.wait(heads_seen)
-            else:
-                with trio.move_on_after(RETRY_S):
-                    await either((heads, heads_seen), (peers, peers_seen))
+                continue
+            # Who was asked and had nothing is asked again; without a peer there is nobody to ask.
+            with trio.move_on_after(wait_s if asked else math.inf) as timer:
+                await either((heads, heads_seen), (peers, peers_seen))
+            waited = timer.cancelled_caught
+            wait_s = min(2 * wait_s, LONGEST_RETRY_S) if waited else FIRST_RETRY_S
 
     def _is_newest(self) -> bool:
-        return self._held is not None and self._held[0].grants_root == self._keeper.grants_root
+        return self._held_age == 0
 
-    async def _catch_up(self) -> None:
+    @property
+    def _held_age(self) -> float:
+        return math.inf if self._held is None else self._age(self._held[0].grants_root)
+
+    def _age(self, grants_root: DocumentId) -> float:
+        """How many Grants roots of the head are newer; infinite when it is not accepted."""
+        head = self._keeper.trust.head
+        if head is None or grants_root not in head.grants_roots:
+            return math.inf
+        return head.grants_roots.index(grants_root)
+
+    async def _look(self) -> None:
+        """Look on the disk first: central puts its own leaf there, the doorkeeper what it asked."""
+        try:
+            await self.load()
+        except StorageError as error:
+            log.error("leaf_unreadable", why=error.sentence)
+
+    async def _catch_up(self) -> bool:
+        """Ask one peer after the other until one has it; whether there was anybody to ask."""
         peers = self._directory.one_per_node()
         for peer in sorted(peers, key=lambda peer: not peer.facts.reads_everything):
+            grants_root = self._keeper.grants_root
+            if grants_root is None or self._is_newest():
+                break
             try:
-                await self._ask(peer)
-            except (PeerRefused, PeerLost, PeerTooSlow, ProtocolError) as error:
+                await self._ask(peer, grants_root)
+            except (ArchidError, ProtocolError) as error:
                 log.info("leaf_not_given", node=peer.node.short, why=str(error))
-                continue
-            return
+        return bool(peers)
 
-    async def _ask(self, peer: Peer) -> None:
-        grants_root = self._keeper.grants_root
-        documents = self._keeper.documents
-        if self._keeper.trust.grants(grants_root) is None:
+    async def _ask(self, peer: Peer, grants_root: DocumentId) -> None:
+        keeper = self._keeper
+        if keeper.trust.grants(grants_root) is None:
             answer = await peer.request(GetGrants(0, grants_root), GrantsAnswer)
-            await self._keeper.accept_grants(answer.envelope)
-        if not documents.has_leaf(self.node, grants_root):
+            await keeper.accept_grants(answer.envelope)
+        await self.load()
+        if not self._is_newest():
             leaf = await peer.request(GetLeaf(0, self.node, grants_root), LeafAnswer)
-            await self._keeper.keep_leaf(leaf.leaf, self.node)
-        self.load()
-        log.info("leaf_accepted", releases=len(self.leaf.releases) if self.leaf else 0)
-        self._events.publish("leaf.accepted", node=self.node.hex())
-        self.changed.fire()
+            await keeper.keep_leaf(leaf.leaf, self.node, grants_root)
+            await self.load()
+        await keeper.forget_old_leaves(self.node)

@@ -1,14 +1,16 @@
 """Answers what one admitted peer asks for, as far as the peer may read it.
 
-Every request is judged here, documents and content alike; nothing below this module knows who
-asks. Requests of a peer are answered in order. What cannot be answered is refused with a typed
-code, and the connection lives on: only the protocol machine ends connections.
+Every request is judged here, documents and content alike, and again when its answer is ready to
+go, since the head may have changed meanwhile; nothing below this module knows who asks. Requests
+of a peer are answered in order. What cannot be answered is refused with a typed code, and the
+connection lives on; only a peer that was revoked is cut off.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Final
 
 import trio
 
@@ -22,7 +24,9 @@ from archid.store.library import Library
 from archid.sync.access import Access
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.errors import ProtocolError
-from protocol.ids import ManifestId
+from protocol.facts import NodeFacts
+from protocol.grants import LeafDocument, read_items
+from protocol.ids import DocumentId, ManifestId, NodeId, PieceId
 from protocol.messages import (
     Answer,
     Entitle,
@@ -53,6 +57,8 @@ from protocol.messages import (
 from protocol.refusals import GrantsNotAccepted, NodeDenied, NotEntitled
 
 log = get_logger(__name__)
+
+_OTHER_LEAF: Final = "that leaf belongs to another site"
 
 
 class Session:
@@ -87,8 +93,10 @@ class Session:
         try:
             if not self._peer.still_wants(request):
                 raise Refusal(ErrorCode.CANCELLED, "cancelled")
+            self._require_access(request)
             async with aclosing(self._answers(request)) as answers:
                 async for answer in answers:
+                    self._require_access(request)
                     await self._peer.answer(answer)
         except Refusal as refusal:
             await self._refuse(request, refusal.reason, refusal.text)
@@ -96,17 +104,18 @@ class Session:
             await self._refuse(request, ErrorCode.UNKNOWN_DOCUMENT, str(error))
         except PeerLost:
             raise
-        except (ArchidError, OSError) as error:
+        except (ArchidError, ProtocolError, OSError) as error:
             log.error("request_failed", request=type(request).__name__, why=str(error))
             await self._refuse(request, ErrorCode.INTERNAL, "this node cannot read it now")
 
     async def _refuse(self, request: Request, code: ErrorCode, text: str) -> None:
-        log.info(
-            "request_refused",
-            node=self._peer.facts.node.short,
-            request=type(request).__name__,
-            code=code.name_text,
-        )
+        if code is not ErrorCode.CANCELLED:
+            log.info(
+                "request_refused",
+                node=self._peer.facts.node.short,
+                request=type(request).__name__,
+                code=code.name_text,
+            )
         await self._peer.refuse(request, code, text)
 
     async def _answers(self, request: Request) -> AsyncGenerator[Answer, None]:
@@ -124,46 +133,51 @@ class Session:
             case GetLeaf():
                 yield await self._leaf(request)
             case GetList():
-                self._require_everything("lists")
                 index = await trio.to_thread.run_sync(self._documents.get_list, request.list_id)
                 yield ListAnswer(request.request, index)
             case GetPage():
-                self._require_everything("pages of lists")
                 page = await trio.to_thread.run_sync(self._documents.get_page, request.page_id)
                 yield PageAnswer(request.request, page)
             case Entitle():
                 self._entitle(request)
                 yield Entitled(request.request)
             case GetManifest():
-                self._require(request.manifest)
                 yield ManifestAnswer(request.request, await self._manifest(request.manifest))
             case GetPieces():
-                self._require(request.manifest)
                 for piece in request.piece_ids:
-                    data = await trio.to_thread.run_sync(
-                        self._library.piece, request.manifest, piece
+                    yield PieceAnswer(
+                        request.request, piece, await self._piece(request.manifest, piece)
                     )
-                    yield PieceAnswer(request.request, piece, data)
             case GetHave():
-                self._require(request.manifest)
                 if not self._library.holds(request.manifest):
                     raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here")
                 yield HaveAnswer(request.request, complete=True, bitmaps=())
             case GetSpan():
-                self._require(request.manifest)
                 yield await self._span(request)
             case _:
                 raise Refusal(ErrorCode.PROTOCOL_ERROR, "this node does not answer that")
 
     async def _leaf(self, request: GetLeaf) -> Answer:
-        data = await trio.to_thread.run_sync(
-            self._documents.get_leaf, request.node, request.grants_root
-        )
-        if not self._access.reads_everything and request.node != self._peer.facts.node:
-            found = self._keeper.newest_leaf(request.node)
-            if found is None or not self._access.may_read_leaf(found[1].facts):
-                raise Refusal(ErrorCode.NOT_ENTITLED, "that leaf belongs to another site")
+        try:
+            data, owner = await trio.to_thread.run_sync(
+                self._leaf_and_owner, request.node, request.grants_root
+            )
+        except DocumentMissing:
+            # Whether a leaf is here is told only to those who might have read it.
+            if self._access.reads_everything or request.node == self._peer.facts.node:
+                raise
+            raise Refusal(ErrorCode.NOT_ENTITLED, _OTHER_LEAF) from None
+        if not self._access.may_read_leaf(owner):
+            raise Refusal(ErrorCode.NOT_ENTITLED, _OTHER_LEAF)
         return LeafAnswer(request.request, data)
+
+    def _leaf_and_owner(self, node: NodeId, grants_root: DocumentId) -> tuple[bytes, NodeFacts]:
+        data = self._documents.get_leaf(node, grants_root)
+        try:
+            leaf = LeafDocument.decode(data)
+            return data, read_items(leaf.node, leaf.items).facts
+        except (ProtocolError, IndexError) as error:
+            raise DocumentMissing("leaves", node.hex()) from error
 
     def _entitle(self, request: Entitle) -> None:
         try:
@@ -178,6 +192,14 @@ class Session:
             raise Refusal(code, str(error)) from error
         except ProtocolError as error:
             raise Refusal(ErrorCode.BAD_PROOF, str(error)) from error
+
+    async def _piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
+        try:
+            return await trio.to_thread.run_sync(self._library.piece, manifest, piece)
+        except DocumentMissing as error:
+            raise Refusal(
+                ErrorCode.UNKNOWN_MANIFEST, "that piece of that manifest is not held here"
+            ) from error
 
     async def _manifest(self, manifest: ManifestId) -> bytes:
         try:
@@ -196,16 +218,33 @@ class Session:
             raise Refusal(
                 ErrorCode.CHUNK_CORRUPT, "a chunk of that span is damaged here"
             ) from error
+        except DocumentMissing as error:
+            raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
         except (NotFound, ProtocolError) as error:
-            raise Refusal(ErrorCode.UNKNOWN_SPAN, str(error)) from error
+            whole = isinstance(error, NotFound) and error.code == "unknown_manifest"
+            code = ErrorCode.UNKNOWN_MANIFEST if whole else ErrorCode.UNKNOWN_SPAN
+            raise Refusal(code, str(error)) from error
         return SpanAnswer(request.request, request.piece, request.n, data)
 
-    def _require(self, manifest: ManifestId) -> None:
-        if not self._access.may_read(manifest):
-            raise Refusal(
-                ErrorCode.NOT_ENTITLED, f"no entry was shown for manifest {manifest.short}"
-            )
+    def _require_access(self, request: Request) -> None:
+        """Raise Refusal unless the peer may have the answer by what counts at this moment.
 
-    def _require_everything(self, what: str) -> None:
-        if not self._access.reads_everything:
-            raise Refusal(ErrorCode.NOT_ENTITLED, f"{what} are for central and REPOs only")
+        A peer that is not believed any more is cut off: PeerLost.
+        """
+        try:
+            self._access.judge_again()
+        except ProtocolError as error:
+            self._peer.disconnect(self._access.code, str(error))
+            raise self._peer.gone() from error
+        match request:
+            case GetList() | GetPage() if not self._access.reads_everything:
+                raise Refusal(ErrorCode.NOT_ENTITLED, "lists are for central and REPOs only")
+            case (
+                GetManifest(manifest=manifest)
+                | GetPieces(manifest=manifest)
+                | GetHave(manifest=manifest)
+                | GetSpan(manifest=manifest)
+            ) if not self._access.may_read(manifest):
+                raise Refusal(
+                    ErrorCode.NOT_ENTITLED, f"no entry was shown for manifest {manifest.short}"
+                )

@@ -1,46 +1,44 @@
 """What this node believes, kept on disk and announced to whoever waits.
 
 The rules are `protocol.trust`'s; here they meet the disk. Whatever is newly believed is saved
-before anybody is told: the trust file first, then the floor in the journal, so that neither a
-crash nor a damaged file makes an older head acceptable again. Rebuilding a damaged trust file
-from the documents is done here too.
+before the rest of the node is told: documents, the trust file, then the floor in the journal, so
+that neither a crash nor a damaged file makes an older head acceptable again. How all of it is
+believed again at the next start is `archid.sync.trust_restoring`'s.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
 
-from archid.errors import TrustFailure
+from archid.errors import StorageError, TrustFailure
 from archid.events import EventHub
 from archid.journal import Journal
 from archid.log import get_logger
-from archid.membership import Membership
 from archid.store.documents import DocumentStore
-from archid.store.errors import DocumentMissing, TrustFileDamaged
+from archid.store.errors import DocumentMissing
 from archid.store.trust_file import TrustFile, TrustState
 from archid.sync.signal import Signal
-from protocol import limits
+from archid.sync.trust_restoring import decode_envelope, trust_state
 from protocol.documents import GrantsRoot
-from protocol.envelope import Envelope
-from protocol.errors import ProtocolError
+from protocol.errors import FormatError, ProtocolError
 from protocol.grants import Leaf, LeafDocument
 from protocol.head import Head
 from protocol.ids import DocumentId, NodeId
 from protocol.root import Root
-from protocol.trust import HeadForked, HeadRolledBack, Outcome, TrustedDocuments
+from protocol.trust import GrantsNotAccepted, HeadForked, Outcome, TrustedDocuments
 
 log = get_logger(__name__)
 
 MAX_FORKS_TOLD: Final = 64
+SAVE_AGAIN_S: Final = 5.0
 
-
-def decode_envelope(data: bytes) -> Envelope:
-    """An envelope of a trust document as it came from outside; raises ProtocolError."""
-    return Envelope.decode(data, max_bytes=limits.MAX_DOCUMENT_BYTES)
+Accepted = Sequence[tuple[DocumentId, GrantsRoot]]
+"""Accepted Grants roots that are held, the newest first."""
 
 
 class TrustKeeper:
@@ -64,6 +62,8 @@ class TrustKeeper:
         self._events = events
         self._clock = clock
         self._turn = trio.Lock()
+        self._not_saved = Signal()
+        self._unsaved: str | None = None
         self._forked: set[DocumentId] = set()
         self._kept_root = max(trust.roots, default=0)
         self._kept_order = trust.head.order if trust.head is not None else (0, 0)
@@ -84,20 +84,44 @@ class TrustKeeper:
         return self.trust.head
 
     @property
-    def grants_root(self) -> DocumentId:
-        """The newest Grants root that the head names, held or not."""
-        return self.head.grants_roots[0]
+    def order(self) -> tuple[int, int]:
+        """The numbers of the newest head, (0, 0) while none is held."""
+        return self.trust.head.order if self.trust.head is not None else (0, 0)
+
+    @property
+    def grants_root(self) -> DocumentId | None:
+        """The newest Grants root that the head names, held or not; None without a head."""
+        return self.trust.head.grants_roots[0] if self.trust.head is not None else None
+
+    @property
+    def accepted(self) -> Accepted:
+        """The Grants roots that count now and are held."""
+        named = self.trust.head.grants_roots if self.trust.head is not None else ()
+        return [(one, held) for one in named if (held := self.trust.grants(one)) is not None]
+
+    @property
+    def unsaved(self) -> str | None:
+        """Why what is believed could not be saved, None when it was."""
+        return self._unsaved
 
     def head_bytes(self) -> tuple[bytes, bytes]:
         """The newest head and its newest Grants root that is held, as they came."""
         head = self.trust.head_envelope
         if head is None:
             return b"", b""
-        for grants_root in self.head.grants_roots:
+        for grants_root, _ in self.accepted:
             envelope = self.trust.grants_envelope(grants_root)
             if envelope is not None:
                 return head.encode(), envelope.encode()
         return head.encode(), b""
+
+    async def run(self) -> None:
+        """Save again what the disk did not take, until cancelled."""
+        seen = 0
+        while True:
+            seen = await self._not_saved.wait(seen)
+            await trio.sleep(SAVE_AGAIN_S)
+            await self.keep()
 
     async def accept_head(self, head: bytes, grants: bytes = b"") -> Outcome:
         """Believe a head whose Root is held, and the Grants root that comes along.
@@ -135,23 +159,35 @@ class TrustKeeper:
         await self.keep()
 
     async def keep(self) -> None:
-        """Save whatever is newly believed, then tell everybody; nothing new, nothing done."""
+        """Save whatever is newly believed, then tell everybody; nothing new, nothing done.
+
+        A disk that does not take it raises an alarm and no error, since whoever brought the
+        news cannot help it: `run` tries again, and until then nobody is told.
+        """
         async with self._turn:
             roots = [version for version in self.trust.roots if version > self._kept_root]
-            head = self.trust.head
-            order = head.order if head is not None else (0, 0)
-            grants = frozenset(self.trust.accepted_grants)
+            order, grants = self.order, frozenset(self.trust.accepted_grants)
             if not roots and order == self._kept_order and grants == self._kept_grants:
                 return
-            state = trust_state(self.trust)
-            new_roots = [(version, self.trust.roots[version].encode()) for version in roots]
-            new_grants = [
-                envelope.encode()
-                for one in grants - self._kept_grants
-                if (envelope := self.trust.grants_envelope(one)) is not None
-            ]
-            await trio.to_thread.run_sync(self._save, state, new_roots, new_grants, order)
+            save = partial(
+                self._save,
+                trust_state(self.trust),
+                roots=[(version, self.trust.roots[version].encode()) for version in roots],
+                added=[
+                    envelope.encode()
+                    for one in grants - self._kept_grants
+                    if (envelope := self.trust.grants_envelope(one)) is not None
+                ],
+                dropped=self._kept_grants - grants,
+                order=order,
+            )
+            try:
+                await trio.to_thread.run_sync(save)
+            except StorageError as error:
+                self._alarm_unsaved(error)
+                return
             newer = order > self._kept_order
+            self._unsaved = None
             self._kept_order, self._kept_grants = order, grants
             for version in roots:
                 self._kept_root = max(self._kept_root, version)
@@ -162,30 +198,33 @@ class TrustKeeper:
                 self._events.publish("head.accepted", epoch=order[0], serial=order[1])
             self.changed.fire()
 
-    async def keep_leaf(self, data: bytes, node: NodeId) -> Leaf:
-        """Check and keep a leaf; raises ProtocolError when it is not `node`'s or does not hold."""
-        document = LeafDocument.decode(data)
-        leaf = self.trust.check_leaf(document)
-        if leaf.facts.node != node:
-            raise ProtocolError("the leaf is another node's")
-        await trio.to_thread.run_sync(self.documents.put_leaf, node, document.grants_root, data)
-        return leaf
+    async def keep_leaf(self, data: bytes, node: NodeId, grants_root: DocumentId) -> Leaf:
+        """Check and keep the leaf of a node under one Grants root, as a peer sent it.
 
-    def newest_leaf(self, node: NodeId) -> tuple[LeafDocument, Leaf] | None:
-        """The leaf of `node` under the newest accepted Grants root that it is held for."""
-        for grants_root in self.head.grants_roots:
-            if self.trust.grants(grants_root) is None:
-                continue
-            try:
-                document = LeafDocument.decode(self.documents.get_leaf(node, grants_root))
-                return document, self.trust.check_leaf(document)
-            except DocumentMissing:
-                continue
-            except ProtocolError as error:
-                # What was verified once and does not verify now was changed on disk.
-                log.error("leaf_damaged", node=node.short, why=str(error))
-                self.documents.remove_leaf(node, grants_root)
-        return None
+        Raises ProtocolError when it is another one or does not hold, StorageError.
+        """
+        return await trio.to_thread.run_sync(
+            self._keep_leaf, data, node, grants_root, self.trust.grants(grants_root)
+        )
+
+    async def newest_leaf(self, node: NodeId) -> tuple[LeafDocument, Leaf] | None:
+        """The leaf of `node` under the newest accepted Grants root that it is held for.
+
+        Raises StorageError.
+        """
+        return await trio.to_thread.run_sync(self._newest_leaf, node, self.accepted)
+
+    async def forget_old_leaves(self, node: NodeId) -> None:
+        """Remove the leaves of a node that no accepted Grants root is above any more."""
+        named = frozenset(self.trust.head.grants_roots if self.trust.head is not None else ())
+
+        def forget() -> None:
+            for owner, grants_root in self.documents.leaves():
+                if owner == node and grants_root not in named:
+                    self.documents.remove_leaf(owner, grants_root)
+
+        if named:
+            await trio.to_thread.run_sync(forget)
 
     async def leaf_of(self, node: NodeId, grants_root: DocumentId) -> LeafDocument | None:
         """The stored leaf of a node under one Grants root, None when it is not held."""
@@ -202,28 +241,74 @@ class TrustKeeper:
         )
 
     def _take_grants(self, data: bytes) -> None:
-        envelope = decode_envelope(data)
-        if DocumentId.of(envelope.payload) not in self.head.grants_roots:
-            return  # an older peer's; nothing is lost by not keeping it
         try:
+            envelope = decode_envelope(data)
+            if self.trust.head is None or (
+                DocumentId.of(envelope.payload) not in self.trust.head.grants_roots
+            ):
+                return  # an older peer's; nothing is lost by not keeping it
             self.trust.accept_grants(envelope)
         except ProtocolError as error:
             # The head stands by itself; its Grants root is then asked for by name.
             log.warning("grants_refused", why=str(error))
 
+    def _keep_leaf(
+        self, data: bytes, node: NodeId, grants_root: DocumentId, accepted: GrantsRoot | None
+    ) -> Leaf:
+        document = LeafDocument.decode(data)
+        if document.node != node or document.grants_root != grants_root:
+            raise FormatError("the leaf is another one than was asked for")
+        if accepted is None:
+            raise GrantsNotAccepted(grants_root, named=False)
+        leaf = document.verify(accepted)
+        self.documents.put_leaf(node, grants_root, data)
+        return leaf
+
+    def _newest_leaf(self, node: NodeId, accepted: Accepted) -> tuple[LeafDocument, Leaf] | None:
+        for grants_root, content in accepted:
+            try:
+                document = LeafDocument.decode(self.documents.get_leaf(node, grants_root))
+                return document, document.verify(content)
+            except DocumentMissing:
+                continue
+            except ProtocolError as error:
+                # What was verified once and does not verify now was changed on disk.
+                log.error("leaf_damaged", node=node.short, why=str(error))
+                self.documents.remove_leaf(node, grants_root)
+        return None
+
     def _save(
         self,
         state: TrustState,
+        *,
         roots: Sequence[tuple[int, bytes]],
-        grants: Sequence[bytes],
+        added: Iterable[bytes],
+        dropped: Iterable[DocumentId],
         order: tuple[int, int],
     ) -> None:
+        documents = self.documents
         for version, envelope in roots:
-            self.documents.put_root(version, envelope)
-        for envelope in grants:
-            self.documents.put_grants(envelope)
+            documents.put_root(version, envelope)
+        for envelope in added:
+            documents.put_grants(envelope)
+        newest = documents.put_head(state.head) if state.head is not None else None
+        if roots:
+            # The trust file must not outlive, in a power cut, the Roots that lead to it.
+            documents.sync()
         self._trust_file.save(state)
         self._journal.raise_floor(order)
+        for one in dropped:
+            documents.remove_grants(one)
+        for head in documents.heads():
+            if head != newest:
+                documents.remove_head(head)
+
+    def _alarm_unsaved(self, error: StorageError) -> None:
+        if self._unsaved is None:
+            log.error("trust_not_saved", why=error.sentence)
+            self._events.publish("alarm", code="trust_not_saved", sentence=error.sentence)
+        self._unsaved = error.sentence
+        self._not_saved.fire()
 
     def alarm_fork(self, other: DocumentId, error: HeadForked) -> None:
         """Somebody shows another head with the numbers of ours: say so once for each."""
@@ -237,70 +322,3 @@ class TrustKeeper:
     def forked(self) -> bool:
         """Whether another head with the numbers of one of ours was seen."""
         return bool(self._forked)
-
-
-def trust_state(trust: TrustedDocuments) -> TrustState:
-    """What the trust file has to hold."""
-    root = trust.root
-    grants = (trust.grants_envelope(one) for one in (trust.head.grants_roots if trust.head else ()))
-    return TrustState(
-        root=trust.roots[root.version].encode() if root is not None else None,
-        head=trust.head_envelope.encode() if trust.head_envelope is not None else None,
-        grants=tuple(envelope.encode() for envelope in grants if envelope is not None),
-        newest_issued_s=trust.newest_issued_s,
-    )
-
-
-def restore_trust(
-    membership: Membership,
-    *,
-    documents: DocumentStore,
-    trust_file: TrustFile,
-    floor: tuple[int, int],
-    now: float,
-) -> TrustedDocuments:
-    """Believe again what the trust file says, or, when it is damaged, what the documents prove.
-
-    A damaged trust file costs the head at most: the Roots are in the documents, the floor in the
-    journal keeps older heads out, and a peer brings the newest head. Raises TrustFailure when not
-    even the Roots are there.
-    """
-    roots = [
-        decode_envelope(documents.get_root(version))
-        for version in documents.root_versions()
-        if version >= membership.anchor_version
-    ]
-    try:
-        state = trust_file.load()
-    except TrustFileDamaged as error:
-        aside = trust_file.set_aside()
-        log.error("trust_file_damaged", why=str(error), moved_to=str(aside))
-        state = None
-    head = decode_envelope(state.head) if state is not None and state.head else None
-    grants = [decode_envelope(data) for data in state.grants] if state is not None else []
-    try:
-        try:
-            trust = TrustedDocuments.restore(
-                roots, head, grants, fingerprint=membership.anchor, floor=floor, now=now
-            )
-        except HeadRolledBack as error:
-            # Somebody put an older trust file back; the journal remembers better.
-            log.error("trust_file_rolled_back", why=str(error))
-            trust = TrustedDocuments.restore(
-                roots, None, fingerprint=membership.anchor, floor=floor, now=now
-            )
-    except ProtocolError as error:
-        raise TrustFailure(
-            f"The documents of this node cannot be trusted: {error}",
-            remedy="Restore the state folder from a backup, or run `archid leave` and join again",
-            code="trust_unusable",
-        ) from error
-    if trust.root is None:
-        raise TrustFailure(
-            "No Root of the fleet is held, or the first one is missing",
-            remedy="Restore the state folder from a backup, or run `archid leave` and join again",
-            code="trust_unusable",
-        )
-    if state is not None:
-        trust.newest_issued_s = max(trust.newest_issued_s, state.newest_issued_s)
-    return trust

@@ -36,7 +36,7 @@ from archid.store.documents import DocumentStore
 from archid.store.errors import DocumentMissing
 from archid.store.layout import StatePaths
 from archid.store.trust_file import TrustFile
-from archid.sync.trust_keeper import restore_trust
+from archid.sync.trust_restoring import restore_trust
 from protocol.connection_events import Event, MessageReceived
 from protocol.connection_states import Side
 from protocol.grants import LeafDocument
