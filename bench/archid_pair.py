@@ -19,7 +19,7 @@ from bench.measuring import ProcessMeter
 from bench.transfer import Transfer, TransferFailed
 from tests.fleet.local import FleetNode, LocalFleet, local_fleet
 
-SILENCE_S: Final = 600.0
+SILENCE_S: Final = 120.0
 TIMES: Final = {
     "prefetch": "2026-01-01T00:00:00+01:00",
     "start": "2026-01-02T00:00:00+01:00",

@@ -28,6 +28,7 @@ FOLDER: Final = "bench"
 READY_S: Final = 60.0
 TRANSFER_S: Final = 900.0
 EVENT_WAIT_S: Final = 30
+POLL_S: Final = 0.05
 
 
 def installed() -> bool:
@@ -138,21 +139,26 @@ class Syncthing:
         """Seconds from the peer's index until everything is here."""
         deadline = time.monotonic() + TRANSFER_S
         began: float | None = None
+        idle: float | None = None
         since = 0
         while time.monotonic() < deadline:
-            events = self.get(
-                f"events?since={since}&timeout={EVENT_WAIT_S}&events=RemoteIndexUpdated,StateChanged",
+            # The database may say so a little after the event: then it is asked again.
+            wait_s = EVENT_WAIT_S if idle is None else 0
+            for event in self.get(
+                f"events?since={since}&timeout={wait_s}&events=RemoteIndexUpdated,StateChanged",
                 timeout_s=EVENT_WAIT_S + 10,
-            )
-            for event in events:
+            ):
                 since = event["id"]
                 at_s = _seconds(event["time"])
                 if event["type"] == "RemoteIndexUpdated":
                     began = began if began is not None else at_s
-                elif began is not None and event["data"]["to"] == "idle":
-                    found = self.get(f"db/status?folder={FOLDER}")
-                    if found["globalFiles"] == files and found["needTotalItems"] == 0:
-                        return at_s - began
+                elif began is not None:
+                    idle = at_s if event["data"]["to"] == "idle" else None
+            if began is not None and idle is not None:
+                found = self.get(f"db/status?folder={FOLDER}")
+                if found["globalFiles"] == files and found["needTotalItems"] == 0:
+                    return idle - began
+                time.sleep(POLL_S)
         raise TransferFailed(f"Syncthing did not get everything, see {self._log}")
 
 
