@@ -11,7 +11,7 @@ from typing import Protocol
 
 import trio
 
-from archid.errors import ArchidError, Denied, Unavailable
+from archid.errors import ArchidError, Conflict, Denied, Unavailable, UsageError
 from archid.log import get_logger
 from archid.net.doorkeeper import Doorkeeper
 from archid.net.errors import PeerLost, Refusal
@@ -107,7 +107,9 @@ class JoinServer:
         node: NodeId | None = None
         async for message in pump.messages:
             if isinstance(message, Request):
-                pump.push(await self._answer(message))
+                answer = await self._answer(message)
+                await pump.outbox.wait_for_room()
+                pump.push(answer)
             elif self._desk is None:
                 pump.disconnect(ErrorCode.NOT_READY, "only central lets new nodes join")
             elif isinstance(message, JoinBegin):
@@ -139,9 +141,9 @@ class JoinServer:
                 name=message.name,
             )
         except ArchidError as error:
-            code = _code_for(error)
+            code, text = _told(error)
             _log.warning("join_refused", remote=pump.remote, code=code.name_text, reason=str(error))
-            pump.disconnect(code, str(error))
+            pump.disconnect(code, text)
             return None
         pump.push(
             JoinAccepted(
@@ -168,11 +170,13 @@ def _is_proven(message: JoinRequest, token_id: bytes, client: Hello, server: Hel
     return message.token_id == token_id and key.verify(JOIN_PROOF_TYPE, payload, message.signature)
 
 
-def _code_for(error: ArchidError) -> ErrorCode:
-    """The protocol's code for why a token was not redeemed."""
+def _told(error: ArchidError) -> tuple[ErrorCode, str]:
+    """What a stranger hears of why a token was not redeemed: nothing of this machine's insides."""
     by_name = {code.name_text: code for code in ErrorCode}
     if error.code in by_name:
-        return by_name[error.code]
+        return by_name[error.code], str(error)
+    if isinstance(error, Denied | Conflict | UsageError):
+        return ErrorCode.DENIED if isinstance(error, Denied) else ErrorCode.OTHER, str(error)
     if isinstance(error, Unavailable):
-        return ErrorCode.NOT_READY
-    return ErrorCode.DENIED if isinstance(error, Denied) else ErrorCode.OTHER
+        return ErrorCode.NOT_READY, "central cannot let anybody in now"
+    return ErrorCode.INTERNAL, "central failed; its log says why"

@@ -98,10 +98,9 @@ class Pump:
 
     async def read(self) -> None:
         """Read until the connection has ended."""
-        pause_bytes = _PAUSE_READING_AT * self.settings.outbox_bytes
         try:
             while self.connection.state is not State.CLOSED:
-                await self.outbox.wait_until_below(pause_bytes)
+                await self.outbox.wait_until_below(self._pause_bytes)
                 self._waits_since = trio.current_time()
                 data = await self.stream.receive_some()
                 self._waits_since = None
@@ -119,6 +118,12 @@ class Pump:
             self._reader_done.set()
             self.outbox.drop()
             self.stream.close()
+
+    @property
+    def _pause_bytes(self) -> int:
+        if self._trusted:
+            return _PAUSE_READING_AT * self.settings.outbox_bytes
+        return self.settings.unproven_outbox_bytes
 
     async def _take(self, events: Iterable[Event]) -> None:
         self.flush()

@@ -20,6 +20,9 @@ class PeerSettings:
     """How long a connection that is being closed waits for the peer to take the last words."""
     outbox_bytes: int = 2 * 1024 * 1024
     """Queued to be sent; whoever wants to send more waits."""
+    unproven_outbox_bytes: int = 512 * 1024
+    """Queued for somebody who has proven nothing: more is not read from them before it is taken.
+    A proof, a leaf, a Root and a Grants root fit in at once."""
 
 
 @dataclass(frozen=True)
