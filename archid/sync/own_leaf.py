@@ -63,6 +63,11 @@ class OwnLeaf:
         """Who this node is, as the fleet says."""
         return self._held[1].facts if self._held is not None else None
 
+    @property
+    def document_and_leaf(self) -> tuple[LeafDocument, Leaf] | None:
+        """The leaf as it came, which makes proofs, and what it says."""
+        return self._held
+
     def proof_for(self, manifest: ManifestId) -> bytes:
         """What entitles this node to a manifest; empty when it reads everything, or nothing does.
 
