@@ -221,11 +221,13 @@ class Ledger:
         self._changed(state)
 
     async def read(self, look: Callable[[Connection], T]) -> T:
-        def work() -> T:
-            with self.database.read() as connection:
-                return look(connection)
+        """Look into the database, in its thread."""
+        return await self.hop(lambda: self.read_blocking(look))
 
-        return await self.hop(work)
+    def read_blocking(self, look: Callable[[Connection], T]) -> T:
+        """The same, for before trio runs."""
+        with self.database.read() as connection:
+            return look(connection)
 
     async def hop(self, work: Callable[[], T]) -> T:
         """Run in the one thread that owns the database; a cancelled caller still waits for it."""

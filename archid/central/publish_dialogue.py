@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 import trio
 
+from archid.central.publishing import PublishedVersion
 from archid.central.service import CentralService
 from archid.control.connection import Exchange
 from archid.control.credentials import Caller
-from archid.errors import UsageError
+from archid.errors import ArchidError, UsageError
 from archid.events import EventHub
 from archid.log import get_logger
 from archid.store.ingest import Ingest, Ingested
 from archid.store.intake import SourceFile
 from archid.store.library import Library
 from protocol.errors import ProtocolError
+from protocol.ids import ManifestId
 from protocol.layout import Layout
 
 log = get_logger(__name__)
@@ -69,10 +71,9 @@ class PublishDialogue:
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(ingest.abort)
-            await _tell(exchange, ingest, "signing")
-            result = await self._record(caller, ingested, started)
+            published = await self._sign(caller, ingested, _tell(exchange, ingest, "signing"))
             done = True
-            return result
+            return _result(ingested, published, time.monotonic() - started)
         except ProtocolError as error:
             # A name or a link that cannot be published is the caller's to mend.
             raise UsageError(
@@ -125,30 +126,65 @@ class PublishDialogue:
             done = True
             nursery.cancel_scope.cancel()
 
-    async def _record(self, caller: Caller, ingested: Ingested, started: float) -> dict[str, Any]:
+    async def _sign(
+        self, caller: Caller, ingested: Ingested, told: Awaitable[None]
+    ) -> tuple[PublishedVersion, bool]:
+        """Record what was ingested; a tree that is not in the catalogue afterwards goes again.
+
+        Once signing has begun the client's leaving changes nothing any more.
+        """
         root = ingested.root
-        published, is_new = await self._service.commit_publication(root, by=caller.user_name)
-        if is_new:
-            await trio.to_thread.run_sync(self._library.add_placed, root.id)
-            await trio.to_thread.run_sync(self._library.link_script, root)
+        is_new = False
+        try:
+            await told
+            with trio.CancelScope(shield=True):
+                if not ingested.unchanged:
+                    self._library.expect(root.id)
+                published, is_new = await self._service.commit_publication(
+                    root, by=caller.user_name
+                )
+                if is_new:
+                    await trio.to_thread.run_sync(self._library.add_placed, root.id)
+                    await trio.to_thread.run_sync(self._library.link_script, root)
+        finally:
+            if not (is_new or ingested.unchanged):
+                with trio.CancelScope(shield=True):
+                    await self._take_back(root.id)
         self._events.publish(
             "publish.finished", manifest=root.id.hex(), script=root.name, version=published.version
         )
-        return {
-            "manifest": published.manifest.hex(),
-            "script": published.name,
-            "kind": published.kind,
-            "version": published.version,
-            "unchanged": not is_new,
-            "files": root.files,
-            "folders": root.folders,
-            "links": root.links,
-            "size_bytes": root.size_bytes,
-            "new_bytes": ingested.new_bytes,
-            "chunks": root.chunk_count,
-            "pieces": len(root.pieces),
-            "duration_s": time.monotonic() - started,
-        }
+        return published, is_new
+
+    async def _take_back(self, manifest: ManifestId) -> None:
+        """Remove a tree that was placed and not recorded."""
+        try:
+            if all(one.manifest != manifest for one in await self._service.scripts()):
+                await trio.to_thread.run_sync(self._library.drop, manifest)
+        except ArchidError as error:
+            # The next start finds it and looks again.
+            log.warning("tree_left_behind", manifest=manifest.short, why=str(error))
+
+
+def _result(
+    ingested: Ingested, recorded: tuple[PublishedVersion, bool], duration_s: float
+) -> dict[str, Any]:
+    root = ingested.root
+    published, is_new = recorded
+    return {
+        "manifest": published.manifest.hex(),
+        "script": published.name,
+        "kind": published.kind,
+        "version": published.version,
+        "unchanged": not is_new,
+        "files": root.files,
+        "folders": root.folders,
+        "links": root.links,
+        "size_bytes": root.size_bytes,
+        "new_bytes": ingested.new_bytes,
+        "chunks": root.chunk_count,
+        "pieces": len(root.pieces),
+        "duration_s": duration_s,
+    }
 
 
 def _entries_in(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -111,11 +111,11 @@ class CentralService:
         """Whether central may sign, and if not, why."""
         return self._ledger.gate
 
-    # -- joining
     def take_up(self, settings: CentralSettings) -> None:
         """Other lifetimes from now on; the database stays the one that was opened."""
         self._ledger.settings = settings
 
+    # -- joining
 
     async def create_token(
         self, place: Place, *, name: str, lifetime_s: int | None = None, by: str
@@ -289,6 +289,10 @@ class CentralService:
     async def scripts(self) -> list[PublishedVersion]:
         """The catalogue by name and version."""
         return await self._ledger.read(published_versions)
+
+    def publications(self) -> list[PublishedVersion]:
+        """The same, for before trio runs: it blocks."""
+        return self._ledger.read_blocking(published_versions)
 
     async def release_names(self) -> dict[ManifestId, list[str]]:
         """For each manifest, the active releases that have it."""

@@ -180,6 +180,23 @@ class Library:
         with self._lock:
             self._held.add(manifest)
 
+    def expect(self, manifest: ManifestId) -> None:
+        """A tree that stands is about to be recorded: from now on nobody need fetch it."""
+        with self._lock:
+            self._held.add(manifest)
+
+    def drop(self, manifest: ManifestId) -> None:
+        """Take a tree away again that nobody was told of; raises StorageError."""
+        with self._lock:
+            self._held.discard(manifest)
+            self._roots.pop(manifest, None)
+        self._index.remove_tree_blocking(manifest)
+        self.trees.remove(manifest)
+
+    def unexplained(self) -> list[ManifestId]:
+        """Trees that stand, and whose manifest or pieces are not here."""
+        return sorted(set(self.trees.manifests()).difference(self.held()))
+
     def link_script(self, root: ManifestRoot) -> None:
         """Let ``scripts/<name>`` point to this version unless a later one is there already."""
         linked = self.bundles.linked_script(root.name)

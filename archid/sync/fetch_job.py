@@ -164,6 +164,7 @@ class FetchJob:
             manifest=self._manifest.hex(),
             script=layout.root.name,
             size_bytes=layout.root.size_bytes,
+            held_bytes=staging.held_bytes,
         )
         if staging.is_complete:
             return

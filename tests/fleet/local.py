@@ -55,7 +55,9 @@ class FleetNode:
         extra: str = "",
         network_namespace: str | None = None,
         env: Mapping[str, str] | None = None,
+        advertise: str = "",
     ) -> None:
+        self.advertise = advertise or address
         self.env = dict(env or {})
         self.name = name
         self.role = role
@@ -82,7 +84,7 @@ role = "{self.role}"
 name = "{self.name}"
 [network]
 listen = ["{self.address}"]
-advertise = ["{self.address}"]
+advertise = ["{self.advertise}"]
 peers = [{listing}]
 [storage]
 state = "{self.state}"
@@ -206,9 +208,11 @@ class LocalFleet:
     def central(self) -> FleetNode:
         return self.nodes["central"]
 
-    def found(self, *, extra: str = "", start: bool = True) -> FleetNode:
-        """Make the fleet; central runs afterwards."""
-        node = FleetNode(self.base, "central", "central", self.address(), extra=extra)
+    def found(self, *, extra: str = "", start: bool = True, advertise: str = "") -> FleetNode:
+        """Make the fleet; central runs afterwards. It may advertise another address."""
+        node = FleetNode(
+            self.base, "central", "central", self.address(), extra=extra, advertise=advertise
+        )
         self.nodes["central"] = node
         secret = node.folder / "passphrase"
         secret.write_text(PASSPHRASE + "\n")
