@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -108,25 +109,34 @@ def initialise(
     now: float,
     allow_short_passphrase: bool = False,
     player_gid: int | None = None,
+    as_caller: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Founded:
     """Found a fleet in a fresh state folder. Blocks for about a second.
 
+    The root keys' file is written and looked at inside `as_caller`: the state may be written as
+    another user than the one whose file that is.
     Raises UsageError for bad input, Conflict when the state or the root keys' file exists
     already, StorageError when something cannot be written.
     """
     check_passphrase(passphrase, allow_short=allow_short_passphrase)
     _check_fresh(paths)
-    founding.check(paths)
+    with as_caller():
+        founding.check(paths)
     paths.prepare(player_gid=player_gid)
     with StateLock(paths.lock):
         _check_fresh(paths)
-        with _undone_on_failure(paths, founding):
-            return _found(founding, paths, passphrase, int(now))
+        root_keys = [Ed25519PrivateKey.generate() for _ in range(founding.root_keys)]
+        with _undone_on_failure(paths, founding, as_caller):
+            with as_caller():
+                write_root_keys(
+                    founding.root_key_file, root_keys, passphrase, fleet_name=founding.fleet_name
+                )
+            return _found(founding, paths, root_keys, int(now))
 
 
-def _found(founding: Founding, paths: StatePaths, passphrase: str, now_s: int) -> Founded:
-    root_keys = [Ed25519PrivateKey.generate() for _ in range(founding.root_keys)]
-    write_root_keys(founding.root_key_file, root_keys, passphrase, fleet_name=founding.fleet_name)
+def _found(
+    founding: Founding, paths: StatePaths, root_keys: Sequence[Ed25519PrivateKey], now_s: int
+) -> Founded:
     keys = OnlineKeys.generate()
     keys.save(paths.state)
     identity = Identity.create(paths.state)
@@ -249,16 +259,20 @@ def _check_fresh(paths: StatePaths) -> None:
 
 
 @contextlib.contextmanager
-def _undone_on_failure(paths: StatePaths, founding: Founding) -> Iterator[None]:
+def _undone_on_failure(
+    paths: StatePaths, founding: Founding, as_caller: Callable[[], AbstractContextManager[None]]
+) -> Iterator[None]:
     """Take away what was written if the fleet does not come to be; nothing of it was in use."""
-    existed = founding.root_key_file.exists()
+    with as_caller():
+        existed = founding.root_key_file.exists()
     try:
         yield
     except BaseException:
         database = paths.state / DEFAULT_FILE_NAME
         written = [paths.trust, *(Path(f"{database}{end}") for end in ("", "-wal", "-shm"))]
         if not existed:
-            written.append(founding.root_key_file)
+            with as_caller(), contextlib.suppress(OSError):
+                founding.root_key_file.unlink(missing_ok=True)
         for path in written:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)

@@ -79,6 +79,17 @@ def common_options(*, hidden: bool) -> Callable[[Command], Command]:
     return add
 
 
+def user_option(command: Command) -> Command:
+    """Add the option that says whose the state will be, for the commands that make it."""
+    return click.option(
+        "--user",
+        default="",
+        metavar="NAME",
+        help="As root: whose the state will be, where its folder is not there yet."
+        " Default: the owner of the folder, or root.",
+    )(command)
+
+
 def session_command(
     name: str, *, hidden: bool = False, **settings: Any
 ) -> Callable[[Callable[..., Any]], click.Command]:

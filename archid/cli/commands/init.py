@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 from rich.text import Text
 
-from archid.cli.options import session_command
+from archid.cli.options import session_command, user_option
 from archid.cli.output import indented, pairs
 from archid.cli.passphrase import new_passphrase
 from archid.cli.session import Session, group_id
+from archid.cli.state_owner import acting, make_places, owner_of
 from archid.errors import UsageError
 
 
@@ -34,6 +36,7 @@ from archid.errors import UsageError
     default=None,
     help="Read the root keys' passphrase from the first line of this file.",
 )
+@user_option
 @click.option("--allow-short-passphrase", is_flag=True, hidden=True)
 def command(
     session: Session,
@@ -42,6 +45,7 @@ def command(
     name: str | None,
     site: str,
     passphrase_file: Path | None,
+    user: str,
     allow_short_passphrase: bool,
 ) -> None:
     """Make the fleet FLEET_NAME; this machine becomes its central.
@@ -73,14 +77,20 @@ def command(
     )
     paths = StatePaths(state=config.storage.state, scripts=config.storage.scripts)
     founding.check(paths)
-    founded = initialise(
-        founding,
-        paths=paths,
-        passphrase=new_passphrase(passphrase_file),
-        now=time.time(),
-        allow_short_passphrase=allow_short_passphrase,
-        player_gid=group_id(config.player.group),
-    )
+    passphrase = new_passphrase(passphrase_file)
+    player_gid = group_id(config.player.group)
+    owner = owner_of(paths.state, user)
+    make_places(owner, (paths.state, paths.scripts))
+    with acting(owner):
+        founded = initialise(
+            founding,
+            paths=paths,
+            passphrase=passphrase,
+            now=time.time(),
+            allow_short_passphrase=allow_short_passphrase,
+            player_gid=player_gid,
+            as_caller=nullcontext if owner is None else owner.resting,
+        )
     result = {
         "fleet": founded.fleet.hex(),
         "fleet_name": fleet_name,

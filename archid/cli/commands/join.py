@@ -10,9 +10,10 @@ from typing import Final
 import click
 from rich.text import Text
 
-from archid.cli.options import session_command
+from archid.cli.options import session_command, user_option
 from archid.cli.output import indented, pairs
 from archid.cli.session import Session, group_id
+from archid.cli.state_owner import make_places, owner_of
 from archid.errors import UsageError
 
 MAX_TOKEN_CHARACTERS: Final = 16_384
@@ -26,7 +27,8 @@ MAX_TOKEN_CHARACTERS: Final = 16_384
     default=None,
     help="Read the token from this file, or from standard input (-).",
 )
-def command(session: Session, token: str | None, token_file: Path | None) -> None:
+@user_option
+def command(session: Session, token: str | None, token_file: Path | None, user: str) -> None:
     """Join the fleet that TOKEN came from.
 
     What a command line holds can be seen by every user of the machine while it runs, so with
@@ -52,13 +54,18 @@ def command(session: Session, token: str | None, token_file: Path | None) -> Non
     paths = StatePaths(state=config.storage.state, scripts=config.storage.scripts)
     screen = session.screen
     session.quiet_log()
+    player_gid = group_id(config.player.group)
+    owner = owner_of(paths.state, user)
+    make_places(owner, (paths.state, paths.scripts))
+    if owner is not None:
+        owner.become()
     joined = trio.run(
         partial(
             join_fleet,
             text,
             paths=paths,
             role=config.node.role,
-            player_gid=group_id(config.player.group),
+            player_gid=player_gid,
             name=config.node.name,
         )
     )

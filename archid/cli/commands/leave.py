@@ -55,6 +55,7 @@ def _leave(session: Session, *, purge: bool) -> dict[str, Any]:
 
 def _leave_offline(session: Session, *, purge: bool) -> dict[str, Any]:
     """No daemon runs: do what it would have done, while holding the state so that none starts."""
+    from archid.cli.state_owner import owner_of
     from archid.identity import Identity
     from archid.membership import Membership
     from archid.store.layout import StateLock, StatePaths
@@ -68,6 +69,8 @@ def _leave_offline(session: Session, *, purge: bool) -> dict[str, Any]:
             remedy="To give the fleet up, stop the daemon and remove the state folder by hand",
         )
     paths = StatePaths(state=config.storage.state, scripts=config.storage.scripts)
+    if (owner := owner_of(paths.state)) is not None:
+        owner.become()
     membership = Membership.load(paths.identity)
     node_id = Identity.load(paths.state).node_id
     with StateLock(paths.lock):
