@@ -23,7 +23,7 @@ def spoil(fault: Fault, tree: Path) -> None:
         case Fault.BYTES:
             _flip_a_byte(max(files, key=lambda path: path.stat().st_size))
         case Fault.FILE:
-            _remove(files[0])
+            _remove(next(path for path in files if path.suffix == ".json"))
         case Fault.MODE:
             next(path for path in files if path.stat().st_mode & stat.S_IXUSR).chmod(0o444)
         case Fault.LINK:

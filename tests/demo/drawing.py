@@ -17,8 +17,7 @@ from rich.theme import Theme
 
 from archid.cli import figures
 from tests.demo.story import NodeView, Snapshot, Step, StepState
-from tests.demo.summary import Summary
-from tests.demo.telling import rows, seconds
+from tests.demo.telling import seconds
 
 THEME: Final = Theme(
     {
@@ -115,7 +114,7 @@ class Drawing:
             Column("node", no_wrap=True, min_width=13),
             Column("site", no_wrap=True, min_width=5),
             Column("holds", no_wrap=True, width=BAR_COLUMNS),
-            Column("", no_wrap=True, justify="right", min_width=13),
+            Column("", no_wrap=True, justify="right", min_width=14),
             Column("fetches", no_wrap=True, justify="right", min_width=9),
             Column("from", no_wrap=True, overflow="ellipsis", ratio=1),
             box=None,
@@ -163,30 +162,3 @@ class Drawing:
         else:
             listed = [name for name, _ in view.sources]
         return Text(", ".join(listed))
-
-
-def summary_table(summary: Summary, *, ascii_only: bool = False) -> RenderableType:
-    """What was seen, with figures; and at the end the verdict."""
-    table = Table.grid(
-        Column(no_wrap=True),
-        Column(justify="right", no_wrap=True),
-        Column(overflow="fold"),
-        padding=(0, 2, 0, 0),
-        pad_edge=False,
-    )
-    for what, took, how in rows(summary):
-        table.add_row(Text(what, "name"), Text(took, "quiet"), Text(how))
-    marks = ASCII_MARKS if ascii_only else MARKS
-    verdict: list[RenderableType] = [
-        Text.assemble((f"{marks[StepState.FAILED]} ", "failed"), failure)
-        for failure in summary.failures
-    ]
-    if summary.ok:
-        verdict = [
-            Text.assemble(
-                (f"{marks[StepState.SEEN]} All of this was observed", "seen"),
-                f" in {figures.duration(summary.seconds)},"
-                f" with {figures.size(summary.disk_bytes)} of disk.",
-            )
-        ]
-    return Padding(Group(table, Text(), *verdict), (1, 1, 0, 1))

@@ -124,7 +124,7 @@ class Play:
                 node = self._fleet.nodes[member.name]
                 node.process.wait_ready()
                 self._watcher.follow(node)
-            notes.say("a central, a REPO, 3 ICE servers of 2 cinemas, joined by token")
+            notes.say("central, a REPO, 3 ICE servers of 2 cinemas")
         self.summary.joining_seconds = time.monotonic() - began
         self.summary.nodes = [
             Member(node.name, node.role, site, node.address, node.process.pid)
@@ -140,7 +140,7 @@ class Play:
                 notes.say(f"{kind} of the film {TITLE}")
                 shape = self._options.shapes[kind]
                 total += write_script(self._sources / kind, TITLE, kind, shape)
-            notes.say(f"a Feature, a SAS and a loop of the film {TITLE}, {figures.size(total)}")
+            notes.say(f"a Feature, a SAS and a loop, {figures.size(total)}")
 
     def _publish(self) -> None:
         with self._story.step() as notes:
@@ -179,9 +179,7 @@ class Play:
                 )
             slowest = max(arrivals.at[member.name] for member in ROOM) - began
             rate = self._published_bytes * len(ROOM) / slowest
-            notes.say(
-                f"{ROOM[0].name} and {ROOM[1].name} switched to it, {figures.rate(rate)} in all"
-            )
+            notes.say(f"both servers switched to it, {figures.rate(rate)} in all")
 
     def _apply(self) -> None:
         now = datetime.now(UTC)
@@ -213,7 +211,7 @@ class Play:
 
     def _compare(self) -> None:
         with self._story.step() as notes:
-            for fault in self._options.faults:
+            for fault in sorted(self._options.faults, key=lambda one: one.value):
                 room = self._fleet.nodes[ROOM[0].name]
                 spoil(fault, room.release_file(TITLE, "feature"))
             total = sum(one.files for one in self.summary.scripts) * (1 + len(ROOM))
@@ -235,7 +233,9 @@ class Play:
                     notes.fail(f"{found.node} does not have what was published")
             if not notes.failed:
                 files = sum(found.files for found in compared)
-                notes.say(f"{files:,} files at 2 servers equal their sources ({hashing_program()})")
+                notes.say(
+                    f"{files:,} files at {len(ROOM)} servers are equal by {hashing_program()}"
+                )
 
     def _ask(self) -> None:
         with self._story.step() as notes:
@@ -244,7 +244,7 @@ class Play:
             entitled = NodeId.from_hex(friend.status()["node"])
             other.process.stop()
             for name in (CENTRAL, REPO.name):
-                notes.say(f"{OTHER.name} asks {name} for everything, with its own key")
+                notes.say(f"{OTHER.name} asks {name} for everything")
                 asked = ask_as(other, nodes[name], nodes[CENTRAL], entitled)
                 summary.refusals.append(asked)
                 summary.failures += asked.failures()
@@ -272,7 +272,7 @@ class Play:
                     node.process.start()
             if not notes.failed:
                 count = sum(one.refused for one in summary.refusals)
-                notes.say(f"{OTHER.name} asked {count} questions: {count} refusals, 0 bytes")
+                notes.say(f"{count} questions, {count} typed refusals, 0 bytes")
 
     @property
     def _published_bytes(self) -> int:

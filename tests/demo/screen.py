@@ -20,10 +20,10 @@ from rich.live import Live
 from rich.terminal_theme import TerminalTheme
 
 from archid.cli import figures
-from tests.demo.drawing import THEME, Drawing, summary_table
+from tests.demo.drawing import ASCII_MARKS, MARKS, THEME, Drawing
 from tests.demo.story import NodeView, Snapshot, StepState, Story
 from tests.demo.summary import Summary
-from tests.demo.telling import seconds
+from tests.demo.telling import seconds, summary_table
 
 FRAMES_A_SECOND: Final = 8
 QUARTERS: Final = 4
@@ -60,7 +60,16 @@ class Screen:
 
     def summary(self, summary: Summary) -> None:
         """The end."""
-        self.console.print(summary_table(summary, ascii_only=self.ascii_only))
+        marks = ASCII_MARKS if self.ascii_only else MARKS
+        table = summary_table(summary, seen=marks[StepState.SEEN], failed=marks[StepState.FAILED])
+        if self.console.is_terminal:
+            self.console.print(table)
+            return
+        for line in self.console.render_lines(table, pad=False):
+            self._say_plainly("".join(segment.text for segment in line).rstrip())
+
+    def _say_plainly(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False)
 
 
 class _Lines:
@@ -104,6 +113,8 @@ class _Lines:
 
 
 PICTURE_COLUMNS: Final = 88
+CHARACTER_WIDTH: Final = 12.2  # as rich counts it in its SVGs
+BLANK: Final = "\u00a0"
 PICTURE_THEME: Final = TerminalTheme(
     (22, 24, 29),
     (214, 217, 222),
@@ -157,11 +168,28 @@ class Picture:
         svg = console.export_svg(
             title="make demo", theme=PICTURE_THEME, code_format=_without_web_fonts()
         )
-        self._path.write_text(svg)
+        self._path.write_text(_without_padding(svg))
 
 
 def _share(view: NodeView) -> float:
     return view.held_bytes / view.wanted_bytes if view.wanted_bytes else 0.0
+
+
+def _without_padding(svg: str) -> str:
+    """Place texts where they begin: some viewers drop the blanks that rich pads them with."""
+
+    def trimmed(found: re.Match[str]) -> str:
+        x, between, width, rest, text = found.groups()
+        bare = text.lstrip(BLANK)
+        left = text.count(BLANK) - bare.count(BLANK)
+        right = bare.count(BLANK) - bare.rstrip(BLANK).count(BLANK)
+        place = float(x) + left * CHARACTER_WIDTH
+        length = float(width) - (left + right) * CHARACTER_WIDTH
+        bare = bare.rstrip(BLANK)
+        return f'x="{place:.1f}"{between}textLength="{length:.1f}"{rest}>{bare}<' if bare else "><"
+
+    texts = re.compile(r'x="([\d.]+)"([^>]*)textLength="([\d.]+)"([^>]*)>([^<]*)<')
+    return texts.sub(trimmed, svg.replace("&#160;", BLANK))
 
 
 def _without_web_fonts() -> str:

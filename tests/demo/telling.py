@@ -1,27 +1,42 @@
-"""The summary in plain words: a line each for what was seen, how long it took, and figures."""
+"""The summary in plain words: two small tables, and what was observed or was not."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
+
 from archid.cli import figures
 from tests.demo.refusal import Asked
-from tests.demo.summary import Compared, Delivered, Member, Published, Summary
+from tests.demo.summary import Compared, Delivered, Summary
 
-Row = tuple[str, str, str]
+GOOD: Final = "seen"
+BAD: Final = "failed"
 
 
-def rows(summary: Summary) -> list[Row]:
-    """What was seen, as far as the demo came."""
-    found = []
-    if summary.nodes:
-        found.append(_joined(summary.nodes, summary.joining_seconds))
-    if summary.scripts:
-        found.append(_published(summary.scripts))
-    found += [_delivered(one) for one in summary.deliveries]
-    found += [_compared(one) for one in summary.comparisons]
-    found += [_refused(one) for one in summary.refusals]
-    if summary.answered is not None:
-        found.append(_answered(summary.answered))
-    return found
+def summary_table(summary: Summary, *, seen: str = "✓", failed: str = "✗") -> RenderableType:
+    """All of it; the marks are those of the terminal."""
+    parts: list[RenderableType] = []
+    if summary.deliveries:
+        parts += [_received(summary.deliveries, summary.comparisons), Text()]
+    if summary.refusals:
+        asked = [*summary.refusals, *([summary.answered] if summary.answered else [])]
+        parts += [_asked(asked, entitled=summary.answered), Text()]
+    if summary.errors_logged:
+        parts.append(Text(f"The daemons logged {figures.count(summary.errors_logged, 'error')}."))
+    parts += [Text.assemble((f"{failed} ", BAD), one) for one in summary.failures]
+    if summary.ok:
+        parts.append(
+            Text.assemble(
+                (f"{seen} All of this was observed", GOOD),
+                f" in {figures.duration(summary.seconds)},"
+                f" with {figures.size(summary.disk_bytes)} of disk.",
+            )
+        )
+    return Padding(Group(*parts), (1, 1, 0, 1))
 
 
 def seconds(value: float) -> str:
@@ -38,41 +53,57 @@ def shares(by_source: dict[str, int]) -> str:
     return ", ".join(f"{name} {100 * size / whole:.0f} %" for name, size in ordered) or "nobody"
 
 
-def _joined(nodes: list[Member], took_s: float) -> Row:
-    roles = [node.role for node in nodes]
-    repos, ices = figures.count(roles.count("repo"), "REPO"), roles.count("ice")
-    how = f"{len(roles)} processes: central, {repos}, {ices} ICE servers"
-    return "Joined by token", seconds(took_s), how
+def _table(*columns: Column) -> Table:
+    return Table(*columns, box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="quiet")
 
 
-def _published(scripts: list[Published]) -> Row:
-    size = sum(one.size_bytes for one in scripts)
-    took_s = sum(one.seconds for one in scripts)
-    files = figures.count(sum(one.files for one in scripts), "file")
-    how = f"{len(scripts)} scripts, {files}, {figures.size(size)} at {figures.rate(size / took_s)}"
-    return "Published", seconds(took_s), how
+def _received(deliveries: list[Delivered], comparisons: list[Compared]) -> Table:
+    table = _table(
+        Column("received", no_wrap=True),
+        Column("", no_wrap=True, justify="right"),
+        Column("in", no_wrap=True, justify="right"),
+        Column("at", no_wrap=True, justify="right"),
+        Column("from", overflow="fold"),
+        Column("compared", no_wrap=True),
+    )
+    compared = {one.node: one for one in comparisons}
+    for one in deliveries:
+        table.add_row(
+            Text(one.node, "name"),
+            figures.size(one.held_bytes),
+            seconds(one.seconds),
+            figures.rate(one.bytes_per_s),
+            shares(one.by_source),
+            _verdict(compared.get(one.node)),
+        )
+    return table
 
 
-def _delivered(one: Delivered) -> Row:
-    size, rate = figures.size(one.held_bytes), figures.rate(one.bytes_per_s)
-    how = f"{size} at {rate} from {shares(one.by_source)}"
-    return f"Whole at {one.node}", seconds(one.seconds), how
+def _verdict(one: Compared | None) -> Text:
+    if one is None:
+        return Text()
+    if one.differences:
+        return Text("NOT equal", BAD)
+    return Text(f"{one.files:,} equal", GOOD)
 
 
-def _compared(one: Compared) -> Row:
-    files, size = figures.count(one.files, "file"), figures.size(one.bytes)
-    equal = "NOT equal" if one.differences else "all equal"
-    how = f"{files}, {size} by {one.program}: {equal}"
-    return f"Compared at {one.node}", seconds(one.seconds), how
-
-
-def _refused(one: Asked) -> Row:
-    given = figures.size(one.payload_bytes)
-    how = f"{one.refused} of {one.questions} questions of {one.asker}; {given} given"
-    return f"Refused by {one.peer}", "", how
-
-
-def _answered(one: Asked) -> Row:
-    given, size = len(one.report.given), figures.size(one.payload_bytes)
-    how = f"{given} of the same questions of {one.asker}, which may ask; {size} given"
-    return f"Answered by {one.peer}", "", how
+def _asked(asked: list[Asked], *, entitled: Asked | None) -> Table:
+    table = _table(
+        Column("with the key of", no_wrap=True),
+        Column("asked", no_wrap=True),
+        Column("questions", no_wrap=True, justify="right"),
+        Column("refused", no_wrap=True, justify="right"),
+        Column("given", no_wrap=True, justify="right"),
+        Column("", no_wrap=True),
+    )
+    for one in asked:
+        expected = bool(one.payload_bytes) == (one is entitled)
+        table.add_row(
+            Text(one.asker, "name"),
+            one.peer,
+            str(one.questions),
+            str(one.refused),
+            Text(figures.size(one.payload_bytes), GOOD if expected else BAD),
+            "it may ask" if one is entitled else "",
+        )
+    return table

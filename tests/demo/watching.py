@@ -98,8 +98,8 @@ class _Look:
         sources = self._count(status)
         wanted = sum(script["size_bytes"] for script in scripts)
         delivery = next((one for one in status["deliveries"] if one["name"] == self._release), None)
-        if delivery is not None:  # sizes are known here before the scripts are listed
-            wanted = max(wanted, sum(one["size_bytes"] or 0 for one in delivery["scripts"]))
+        if any(one["size_bytes"] is None for one in (delivery or {}).get("scripts", ())):
+            wanted = 0  # a manifest is still on its way: a part of the sum would mislead
         self.last = NodeView(
             name=self._node.name,
             site=status["site"],
