@@ -62,6 +62,11 @@ class Membership:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+            folder = os.open(identity_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             raise StorageError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -93,7 +98,14 @@ class Membership:
                 remedy="Run `archid join` with a token from central, or `archid init` on a new"
                 " central",
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, ProtocolError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            RecursionError,
+            ProtocolError,
+        ) as error:
             raise StorageError(
                 f"{path} is damaged: {error}",
                 remedy="Restore it from a backup, or run `archid leave` and join again",

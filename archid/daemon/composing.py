@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 IDLE_CHECK_S: Final = 15.0
-ADDRESS_BOOK: Final = "addresses.json"
 
 
 class Node:
@@ -110,7 +109,7 @@ class Node:
             else None
         )
         self.addresses = AddressBook(
-            state.paths.state / ADDRESS_BOOK, node, config.node.role, self._advertised()
+            state.paths.addresses, node, config.node.role, self._advertised()
         )
         self._central = self._open_central(stack)
         self._doorkeeper = TrustedDoorkeeper(

@@ -8,6 +8,7 @@ migrations, of which the file's `user_version` says how many it has had.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -41,6 +42,9 @@ class Database:
         self._migrations = tuple(migrations)
         self._guard = threading.Lock()
         self._limiter = trio.CapacityLimiter(1)
+        with contextlib.suppress(OSError):
+            # Private from its first moment; SQLite gives its log the same mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         try:
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False

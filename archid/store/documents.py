@@ -67,6 +67,11 @@ _SHELVES: Final = (
     _MANIFESTS, _PIECES, _ROOTS, _HEADS, _GRANTS, _SYNCS, _LEAVES, _LISTS, _PAGES
 )  # fmt: skip
 
+TRUST_SHELVES: Final = tuple(
+    shelf.folder for shelf in (_ROOTS, _HEADS, _GRANTS, _SYNCS, _LEAVES, _LISTS, _PAGES)
+)
+"""The folders of what a fleet says about itself; the others hold what content is made of."""
+
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _LEAF: Final = re.compile(r"([0-9a-f]{64})-([0-9a-f]{64})")
 _TEMPORARY: Final = ".new-"

@@ -91,6 +91,11 @@ class StatePaths:
         return self.state / "format"
 
     @property
+    def addresses(self) -> Path:
+        """Where other nodes were heard to be: a convenience."""
+        return self.state / "addresses.json"
+
+    @property
     def script_links(self) -> Path:
         """One link a script, to its tree."""
         return self.scripts / "scripts"

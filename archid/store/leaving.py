@@ -1,9 +1,10 @@
 """Makes a state folder forget the fleet it belonged to.
 
-What says who the node is and what it believes goes; what a player may be playing stays unless it
-is purged. The identity goes last, so that an interrupted departure can be repeated. That the
-fleet forgets the node is central's business, and refusing to do this while a daemon runs is the
-caller's: it holds the state lock, or is that daemon.
+What says who the node is, what it believes and who else is in the fleet goes; what a player may
+be playing stays unless it is purged, with the manifests that say what it is. The identity goes
+last, so that an interrupted departure can be repeated. That the fleet forgets the node is
+central's business, and refusing to do this while a daemon runs is the caller's: it holds the
+state lock, or is that daemon.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import shutil
 import stat
 from pathlib import Path
 
+from archid.store.documents import TRUST_SHELVES
 from archid.store.errors import storage_error
 from archid.store.layout import StatePaths
 
@@ -32,8 +34,17 @@ def forget_membership(paths: StatePaths, *, purge: bool) -> list[Path]:
             paths.documents,
             *_database(paths.node_db),
         )
-    # The journal's floor against rollback would refuse the heads of the next fleet.
-    membership = (paths.staging, *_database(paths.journal_db), paths.trust, paths.identity)
+    # The journal's floor against rollback would refuse the heads of the next fleet, and Roots of
+    # this one between those of the next would break their chain.
+    believed = (paths.documents / shelf for shelf in TRUST_SHELVES)
+    membership = (
+        paths.staging,
+        *believed,
+        paths.addresses,
+        *_database(paths.journal_db),
+        paths.trust,
+        paths.identity,
+    )
     return [path for path in (*content, *membership) if _remove(path)]
 
 

@@ -126,7 +126,9 @@ class AddressBook:
         ]
         temporary = self._path.with_name(self._path.name + ".new")
         try:
-            temporary.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(json.dumps(rows, indent=1))
             os.replace(temporary, self._path)
         except OSError as error:
             log.warning("address_book_not_saved", path=str(self._path), why=str(error))

@@ -1,5 +1,6 @@
 """One SQLite file: transactions, migrations, and damage in words."""
 
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -38,8 +39,14 @@ async def test_a_function_runs_in_a_transaction_in_another_thread(path: Path) ->
 
 
 def test_only_the_owner_reads_the_file(path: Path) -> None:
-    Database(path, [_FIRST]).close()
-    assert path.stat().st_mode & 0o777 == 0o600
+    before = os.umask(0)
+    try:
+        with Database(path, [_FIRST]) as database:
+            database.transact(_put, "a")
+            modes = {each.name: each.stat().st_mode & 0o777 for each in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == {"node.db": 0o600, "node.db-wal": 0o600, "node.db-shm": 0o600}
 
 
 async def test_one_call_runs_at_a_time_however_many_wait(path: Path) -> None:
