@@ -74,6 +74,8 @@ MAX_SCRIPT_NAME_BYTES: Final = 120
 MAX_FILE_BYTES: Final = 2**44
 MAX_TREE_BYTES: Final = 2**46
 MAX_ENTRIES: Final = 4_000_000
+MAX_CHUNKS: Final = 2**24
+"""Of one manifest, repeats included: a layout takes some 40 bytes for each."""
 
 # Connections
 MAX_ROOT_BYTES: Final = 128 * KIB

@@ -16,6 +16,7 @@ from protocol.errors import FormatError, LimitExceeded
 from protocol.ids import DIGEST_BYTES, FleetId, ManifestId, PieceId
 from protocol.limits import (
     MAX_CHUNK_BYTES,
+    MAX_CHUNKS,
     MAX_ENTRIES,
     MAX_MANIFEST_BYTES,
     MAX_PIECE_BYTES,
@@ -87,7 +88,7 @@ class ManifestRoot:
             folders=fields.integer("folders", high=MAX_ENTRIES),
             links=fields.integer("links", high=MAX_ENTRIES),
             size_bytes=fields.integer("size", high=MAX_TREE_BYTES),
-            chunk_count=fields.integer("chunk count", high=MAX_TREE_BYTES),
+            chunk_count=fields.integer("chunk count", high=MAX_CHUNKS),
             pieces=tuple([_piece_ref(row) for row in fields.array("pieces", max_items=MAX_PIECES)]),
             payload=bytes(payload),
         )
@@ -120,6 +121,10 @@ class ManifestRoot:
             raise LimitExceeded(f"manifest of more than {MAX_ENTRIES} entries")
         if self.size_bytes > MAX_TREE_BYTES:
             raise LimitExceeded(f"manifest of more than {MAX_TREE_BYTES} bytes of content")
+        if self.chunk_count > MAX_CHUNKS:
+            raise LimitExceeded(
+                f"manifest of more than {MAX_CHUNKS} chunks; split the content into several scripts"
+            )
         if sum([ref.chunk_count for ref in self.pieces]) != self.chunk_count:
             raise FormatError("manifest: its pieces do not hold the chunks that it claims")
         if sum([ref.size_bytes for ref in self.pieces]) != self.size_bytes:

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from protocol.canonical import Value, pack, unpack
 from protocol.errors import FormatError, LimitExceeded, ProtocolError
 from protocol.ids import PieceId
-from protocol.limits import MAX_CHUNK_BYTES, MAX_MANIFEST_BYTES, MAX_PIECE_BYTES, SPAN_TARGET_BYTES
+from protocol.limits import (
+    MAX_CHUNK_BYTES,
+    MAX_CHUNKS,
+    MAX_MANIFEST_BYTES,
+    MAX_PIECE_BYTES,
+    SPAN_TARGET_BYTES,
+)
 from protocol.manifest import ManifestRoot
 from protocol.manifest_builder import MAX_PIECE_WEIGHT, MIN_PIECE_WEIGHT, ManifestBuilder
 from protocol.paths import PathRefused
@@ -19,6 +25,7 @@ from protocol.pieces import (
     FILE_START,
     FOLDER,
     LINK,
+    MAX_PIECE_CHUNKS,
     PieceRef,
     chunk_table,
     cut_spans,
@@ -246,6 +253,33 @@ def test_pieces_stay_within_their_bounds() -> None:
     assert MIN_PIECE_WEIGHT < sum(sizes) / len(sizes) < 2.5 * 16_384
     # A run of equal chunks gives equal pieces, held once.
     assert len(pieces) < len(root.pieces)
+
+
+def test_a_root_cannot_claim_more_chunks_than_a_reader_has_room_for() -> None:
+    # One piece that continues a file, named again and again, costs its sender next to nothing.
+    ref = PieceRef(PieceId.of(b"a continuation"), 131_000, MAX_PIECE_CHUNKS, 2**28)
+    count = MAX_CHUNKS // MAX_PIECE_CHUNKS
+    fits = ManifestRoot(
+        fleet=FLEET,
+        kind="feature",
+        name="x",
+        version=1,
+        files=1,
+        folders=0,
+        links=0,
+        size_bytes=count * 2**28,
+        chunk_count=count * MAX_PIECE_CHUNKS,
+        pieces=(ref,) * count,
+    )
+    assert ManifestRoot.decode(fits.payload) == fits
+    with pytest.raises(LimitExceeded, match="split"):
+        dataclasses.replace(
+            fits,
+            size_bytes=(count + 1) * 2**28,
+            chunk_count=(count + 1) * MAX_PIECE_CHUNKS,
+            pieces=(ref,) * (count + 1),
+            payload=b"",
+        )
 
 
 def test_the_builder_refuses_what_no_tree_may_hold() -> None:
