@@ -85,10 +85,10 @@ class NodeMethods:
         return {"scripts": [self._script(one) for one in await self._listing()]}
 
     def _script(self, one: Listed) -> dict[str, Any]:
-        root = self._library.known_root(one.manifest)
+        about = self._library.about(one.manifest)
         progress = self._fetcher.progress.get(one.manifest)
         held = self._library.holds(one.manifest)
-        size_bytes = root.size_bytes if root is not None else 0
+        size_bytes = about.size_bytes if about is not None else 0
         state, held_bytes = "missing", 0
         if held and self._library.trees.rotten(one.manifest):
             state, held_bytes = "damaged", size_bytes
@@ -97,12 +97,12 @@ class NodeMethods:
         elif progress is not None and progress.state in (FetchState.FETCHING, FetchState.PLACING):
             state, held_bytes = "fetching", progress.held_bytes
         return {
-            "name": one.name or (root.name if root is not None else ""),
+            "name": one.name or (about.name if about is not None else ""),
             "kind": one.kind,
-            "version": root.version if root is not None else one.version,
+            "version": about.version if about is not None else one.version,
             "manifest": one.manifest.hex(),
             "state": state,
-            "files": root.files if root is not None else 0,
+            "files": about.files if about is not None else 0,
             "size_bytes": size_bytes,
             "held_bytes": held_bytes,
             "published_s": one.published_s,

@@ -246,8 +246,8 @@ class NodeStatus:
     def _delivery_script(self, entry: Entry) -> dict[str, Any]:
         now = trio.current_time()
         progress = self.fetcher.progress.get(entry.manifest) or FetchProgress(entry.manifest)
-        root = self.library.known_root(entry.manifest)
-        size_bytes = root.size_bytes if root is not None else progress.size_bytes
+        about = self.library.about(entry.manifest)
+        size_bytes = about.size_bytes if about is not None else progress.size_bytes
         state, held_bytes = progress.state, progress.held_bytes
         if self.library.holds(entry.manifest):
             state, held_bytes = FetchState.HELD, size_bytes or 0
@@ -255,8 +255,8 @@ class NodeStatus:
             state = FetchState.WAITING
         return {
             "kind": entry.kind,
-            "script": root.name if root is not None else progress.name,
-            "version": root.version if root is not None else None,
+            "script": about.name if about is not None else progress.name,
+            "version": about.version if about is not None else None,
             "manifest": entry.manifest.hex(),
             "state": state.value,
             "size_bytes": size_bytes,

@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from archid.errors import StorageError
 from archid.log import get_logger
 from archid.store.adoption import Adopted, adopt_local
 from archid.store.bundles import Bundles
 from archid.store.documents import DocumentStore
-from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing
+from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing, storage_error
 from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
 from archid.store.placing import remove_superseded
@@ -25,12 +27,23 @@ from archid.store.staging import Staging
 from archid.store.syscalls import Buffer
 from archid.store.tree_store import TreeStore
 from protocol.envelope import Envelope
+from protocol.errors import ProtocolError
 from protocol.ids import ManifestId, PieceId
 from protocol.layout import Layout
 from protocol.manifest import ManifestRoot
 from protocol.publication import MAX_PUBLICATION_BYTES
 
 log = get_logger(__name__)
+
+
+class About(NamedTuple):
+    """A version in a few words; a whole root may name tens of thousands of pieces."""
+
+    name: str
+    kind: str
+    version: int
+    files: int
+    size_bytes: int
 
 
 class Library:
@@ -55,7 +68,7 @@ class Library:
         """Nothing is fetched that would leave less; may be set at any time."""
         self._lock = threading.Lock()
         self._held: set[ManifestId] = set()
-        self._roots: dict[ManifestId, ManifestRoot] = {}
+        self._about: dict[ManifestId, About] = {}
 
     def open(self) -> None:
         """Find out what is here and mend what a killed process left; before anything else."""
@@ -64,22 +77,37 @@ class Library:
         self.bundles.remove_leftovers()
         remove_superseded(self.paths.staging, self.paths.trees)
         standing = self.trees.manifests()
-        indexed = {tree.manifest for tree in self._index.trees_blocking()}
+        self._mend_index(standing)
         whole = []
         for manifest in standing:
             try:
-                if manifest not in indexed:
-                    self._index.add_tree_blocking(
-                        manifest, self.layout(manifest), self.trees.path(manifest)
-                    )
+                self._require_documents(manifest)
                 whole.append(manifest)
             except DocumentMissing as error:
                 # Its manifest was lost or damaged: it is fetched again, the tree is adopted.
                 log.warning("tree_without_manifest", manifest=manifest.short, why=str(error))
-        for manifest in indexed.difference(standing):
-            self._index.remove_tree_blocking(manifest)
         with self._lock:
             self._held = set(whole)
+
+    def _require_documents(self, manifest: ManifestId) -> None:
+        """Raise DocumentMissing unless the manifest and all its pieces are here."""
+        pieces = [ref.id for ref in self.root(manifest).pieces]
+        if missing := self.documents.missing_pieces(pieces):
+            raise DocumentMissing("pieces", missing[0].hex())
+
+    def _mend_index(self, standing: Sequence[ManifestId]) -> None:
+        """Let the index say what stands; without it, there is only more to fetch."""
+        try:
+            indexed = {tree.manifest for tree in self._index.trees_blocking()}
+            for manifest in indexed.difference(standing):
+                self._index.remove_tree_blocking(manifest)
+            for manifest in standing:
+                if manifest not in indexed:
+                    with contextlib.suppress(DocumentMissing):
+                        layout = self.layout(manifest)
+                        self._index.add_tree_blocking(manifest, layout, self.trees.path(manifest))
+        except StorageError as error:
+            log.error("index_unusable", why=error.sentence)
 
     # What is here
 
@@ -102,22 +130,25 @@ class Library:
         return self.trees.layouts.get(manifest)
 
     def root(self, manifest: ManifestId) -> ManifestRoot:
-        """The manifest's root; raises DocumentMissing."""
-        envelope = Envelope.decode(
-            self.documents.get_manifest(manifest), max_bytes=MAX_PUBLICATION_BYTES
-        )
-        return ManifestRoot.decode(envelope.payload)
+        """The manifest's root; raises DocumentMissing, also for one that is none."""
+        data = self.documents.get_manifest(manifest)
+        try:
+            envelope = Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES)
+            return ManifestRoot.decode(envelope.payload)
+        except ProtocolError as error:
+            raise DocumentMissing("manifests", manifest.hex()) from error
 
-    def known_root(self, manifest: ManifestId) -> ManifestRoot | None:
-        """The manifest's root if it is here; roots are small and stay in memory."""
+    def about(self, manifest: ManifestId) -> About | None:
+        """What a manifest says of itself if it is here; these few words stay in memory."""
         with self._lock:
-            root = self._roots.get(manifest)
-        if root is None:
+            about = self._about.get(manifest)
+        if about is None:
             with contextlib.suppress(DocumentMissing):
                 root = self.root(manifest)
+                about = About(root.name, root.kind, root.version, root.files, root.size_bytes)
                 with self._lock:
-                    self._roots[manifest] = root
-        return root
+                    self._about[manifest] = about
+        return about
 
     # Coming in
 
@@ -142,9 +173,16 @@ class Library:
         """Start or resume putting a version together; hashes what is there already."""
         return Staging.open(self.paths.staging_of(layout.manifest), layout)
 
-    def adopt(self, staging: Staging) -> Adopted:
-        """Take over what other versions here already hold."""
-        adopted = adopt_local(staging, self._index.find_blocking, self.paths.trees)
+    def adopt(self, staging: Staging, *, stopped: Callable[[], bool] = lambda: False) -> Adopted:
+        """Take over what other versions here already hold, until `stopped`."""
+        try:
+            adopted = adopt_local(
+                staging, self._index.find_blocking, self.paths.trees, stopped=stopped
+            )
+        except DatabaseDamaged as error:
+            # The index only saves work: what it cannot tell is fetched.
+            log.error("index_damaged", why=str(error))
+            return Adopted()
         for rotten in adopted.rotten:
             log.error(
                 "local_chunk_rotten",
@@ -165,8 +203,10 @@ class Library:
     def place(self, staging: Staging) -> None:
         """Let the tree appear; raises ChunkMissing, StorageError."""
         self.documents.sync()
-        staging.finish(self.trees.path(staging.layout.manifest))
-        self.add_placed(staging.layout.manifest)
+        manifest = staging.layout.manifest
+        staging.finish(self.trees.path(manifest))
+        self.trees.replaced(manifest)
+        self.add_placed(manifest)
 
     def add_placed(self, manifest: ManifestId) -> None:
         """A tree has come to stand: index it, then count it as held."""
@@ -174,11 +214,20 @@ class Library:
             self._index.add_tree_blocking(
                 manifest, self.layout(manifest), self.trees.path(manifest)
             )
-        except DatabaseDamaged as error:
-            # The index only saves work; it is rebuilt at the next start.
-            log.error("index_damaged", why=str(error))
+        except StorageError as error:
+            # The index only saves work; what it misses is added at the next start.
+            log.error("index_unusable", why=error.sentence)
         with self._lock:
             self._held.add(manifest)
+
+    def look_again(self, manifest: ManifestId) -> None:
+        """Count a tree as missing if somebody took it away."""
+        if not self.trees.has(manifest):
+            with self._lock:
+                gone = manifest in self._held
+                self._held.discard(manifest)
+            if gone:
+                log.error("tree_gone", manifest=manifest.short)
 
     def expect(self, manifest: ManifestId) -> None:
         """A tree that stands is about to be recorded: from now on nobody need fetch it."""
@@ -189,7 +238,7 @@ class Library:
         """Take a tree away again that nobody was told of; raises StorageError."""
         with self._lock:
             self._held.discard(manifest)
-            self._roots.pop(manifest, None)
+            self._about.pop(manifest, None)
         self._index.remove_tree_blocking(manifest)
         self.trees.remove(manifest)
 
@@ -227,9 +276,13 @@ class Library:
 
     def held_bytes(self) -> int:
         """The content of all trees here, what they share counted each time."""
-        return sum(tree.size_bytes for tree in self._index.trees_blocking())
+        known = (self.about(manifest) for manifest in self.held())
+        return sum(about.size_bytes for about in known if about is not None)
 
     def available_bytes(self) -> tuple[int, int]:
-        """(free, total) bytes of the file system that holds the trees."""
-        space = os.statvfs(self.paths.trees)
+        """(free, total) bytes of the file system that holds the trees; raises StorageError."""
+        try:
+            space = os.statvfs(self.paths.trees)
+        except OSError as error:
+            raise storage_error(error, self.paths.trees) from error
         return space.f_bavail * space.f_frsize, space.f_blocks * space.f_frsize

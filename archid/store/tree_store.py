@@ -142,6 +142,14 @@ class TreeStore:
 
     # -- damage
 
+    def replaced(self, manifest: ManifestId) -> None:
+        """Another tree stands in the place of one that was damaged: forget the old one."""
+        with self._lock:
+            tree = self._open.pop(manifest, None)
+            if tree is not None:
+                self._release(tree)
+            self._rotten.pop(manifest, None)
+
     def verify(
         self,
         manifest: ManifestId,

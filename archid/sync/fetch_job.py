@@ -9,7 +9,9 @@ however, is taken up again where it was.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -21,10 +23,11 @@ from archid.net.peer import Peer
 from archid.store.library import Library
 from archid.store.staging import Staging
 from archid.sync.fetch_progress import FetchProgress, FetchState
+from archid.sync.one_error import one_error
 from archid.sync.sources import Sources
-from archid.sync.span_run import SpanRun
+from archid.sync.span_run import SpanRun, plan_spans
 from protocol.envelope import Envelope
-from protocol.errors import ProtocolError
+from protocol.errors import FormatError, ProtocolError, TrustError
 from protocol.ids import PieceId
 from protocol.layout import Layout
 from protocol.limits import MAX_PIECES_ASKED
@@ -35,7 +38,7 @@ from protocol.messages import (
     ManifestAnswer,
     PieceAnswer,
 )
-from protocol.publication import MAX_PUBLICATION_BYTES, accept_publication
+from protocol.publication import MAX_PUBLICATION_BYTES, accept_publication, manifest_of
 from protocol.root import Root
 
 log = get_logger(__name__)
@@ -44,7 +47,11 @@ PROGRESS_S: Final = 0.25
 
 
 class FetchJob:
-    """One run at fetching `sources.manifest`; make another to try again."""
+    """One run at fetching `sources.manifest`; make another to try again.
+
+    With `ask_first` nothing that is staged is looked at before somebody can be asked for the
+    rest, since looking means hashing all of it.
+    """
 
     def __init__(
         self,
@@ -55,8 +62,10 @@ class FetchJob:
         root: Callable[[], Root],
         events: EventHub,
         seed: bytes,
+        ask_first: bool = False,
     ) -> None:
         self.progress = progress
+        self._ask_first = ask_first
         self._sources = sources
         self._manifest = sources.manifest
         self._library = library
@@ -68,55 +77,70 @@ class FetchJob:
     async def run(self) -> ManifestRoot:
         """Return when the tree is in its place.
 
-        Raises StorageError when the disk does not take it, FormatError or TrustError when what
-        was published cannot be believed. Waits for peers for as long as it takes.
+        Raises StorageError when the disk does not take it, ArchidError or ProtocolError when
+        what was published cannot be used. Waits for peers for as long as it takes.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._sources.run)
-            root = await self._fetch_manifest()
-            self.progress.name, self.progress.version = root.name, root.version
-            self.progress.size_bytes = root.size_bytes
-            await self._fetch_pieces(root)
-            layout = await trio.to_thread.run_sync(self._library.layout, self._manifest)
-            staging = await trio.to_thread.run_sync(self._library.stage, layout)
-            try:
-                await trio.to_thread.run_sync(self._library.adopt, staging)
-                self._library.require_space(staging)
-                await self._fetch_spans(layout, staging)
-                self.progress.state = FetchState.PLACING
-                self._tell(force=True)
-                await trio.to_thread.run_sync(self._library.place, staging)
-            finally:
-                staging.close()
-            nursery.cancel_scope.cancel()
-        self.progress.state = FetchState.HELD
-        self.progress.held_bytes = root.size_bytes
+        self.progress.fetching(())
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._sources.run)
+                root = await self._fetch_manifest()
+                self.progress.name, self.progress.version = root.name, root.version
+                self.progress.size_bytes = root.size_bytes
+                await self._fetch_pieces(root)
+                if self._ask_first:
+                    await self._any_source()
+                await self._stage_and_place()
+                nursery.cancel_scope.cancel()
+        self.progress.placed(root.size_bytes)
         return root
+
+    async def _stage_and_place(self) -> None:
+        self.progress.fetching(self._sources.names())
+        layout = await trio.to_thread.run_sync(self._library.layout, self._manifest)
+        staging = await trio.to_thread.run_sync(self._library.stage, layout)
+        try:
+            await _stoppable(partial(self._library.adopt, staging))
+            await trio.to_thread.run_sync(self._library.require_space, staging)
+            await self._fetch_spans(layout, staging)
+            self.progress.state = FetchState.PLACING
+            self._tell(force=True)
+            await trio.to_thread.run_sync(self._library.place, staging)
+        finally:
+            staging.close()
 
     # The manifest and its pieces
 
     async def _fetch_manifest(self) -> ManifestRoot:
         held = await trio.to_thread.run_sync(self._library.manifest_envelope, self._manifest)
         if held is not None:
-            return accept_publication(
-                Envelope.decode(held, max_bytes=MAX_PUBLICATION_BYTES), self._root()
-            )
+            try:
+                return self._accepted(held)
+            except ProtocolError as error:
+                # Signed by keys that Root does not name any more: others may hold it signed anew.
+                log.warning("manifest_not_accepted", manifest=self._manifest.short, why=str(error))
         while True:
             peer = await self._any_source()
             try:
                 answer = await peer.request(GetManifest(0, self._manifest), ManifestAnswer)
-                envelope = Envelope.decode(answer.envelope, max_bytes=MAX_PUBLICATION_BYTES)
-                root = accept_publication(envelope, self._root())
-                if root.id != self._manifest:
-                    raise ProtocolError("the manifest is not the one that was asked for")
+                root = self._accepted(answer.envelope)
                 await trio.to_thread.run_sync(self._library.keep_manifest, answer.envelope)
+            except TrustError as error:
+                # Its Root may be another one than ours; that is no lie.
+                self._sources.remove(peer, str(error))
             except ProtocolError as error:
                 self._report_liar(peer, f"manifest: {error}")
             except (PeerRefused, PeerLost, PeerTooSlow) as error:
                 log.info("manifest_not_given", node=peer.node.short, why=str(error))
-                self._sources.remove(peer)
+                self._sources.remove(peer, str(error))
             else:
                 return root
+
+    def _accepted(self, data: bytes) -> ManifestRoot:
+        envelope = Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES)
+        if manifest_of(envelope) != self._manifest:
+            raise FormatError("the manifest is not the one that was asked for")
+        return accept_publication(envelope, self._root())
 
     async def _fetch_pieces(self, root: ManifestRoot) -> None:
         wanted = [ref.id for ref in root.pieces]
@@ -138,14 +162,14 @@ class FetchJob:
                 answers = await peer.request_all(GetPieces(0, self._manifest, batch))
                 pieces = [a.data for a in answers if isinstance(a, PieceAnswer)]
                 if [PieceId.of(data) for data in pieces] != list(batch):
-                    raise ProtocolError("a piece is not the one that was asked for")
+                    raise FormatError("a piece is not the one that was asked for")
                 await trio.to_thread.run_sync(self._library.keep_pieces, pieces)
             except ProtocolError as error:
                 self._report_liar(peer, f"piece: {error}")
                 return
             except (PeerRefused, PeerLost, PeerTooSlow) as error:
                 log.info("pieces_not_given", node=peer.node.short, why=str(error))
-                self._sources.remove(peer)
+                self._sources.remove(peer, str(error))
                 return
 
     async def _any_source(self) -> Peer:
@@ -168,12 +192,14 @@ class FetchJob:
         )
         if staging.is_complete:
             return
+        planned = await trio.to_thread.run_sync(
+            partial(plan_spans, layout, staging, seed=self._seed)
+        )
         run = SpanRun(
-            layout,
+            planned,
             staging,
             sources=self._sources,
             progress=self.progress,
-            seed=self._seed,
             tell=self._tell,
             report_liar=self._report_liar,
         )
@@ -187,7 +213,7 @@ class FetchJob:
             code="peer_sent_wrong_bytes",
             sentence=f"{name} sent bytes that are not what was asked for ({why})",
         )
-        self._sources.ban(peer)
+        self._sources.ban(peer, "it sent wrong bytes")
 
     def _tell(self, *, force: bool = False) -> None:
         now = trio.current_time()
@@ -201,3 +227,19 @@ class FetchJob:
             size_bytes=self.progress.size_bytes,
             rate_bytes_per_s=self.progress.rate_bytes_per_s(now=now),
         )
+
+
+async def _stoppable(work: Callable[..., object]) -> None:
+    """Run ``work(stopped=...)`` in a thread, which is asked to stop when this is cancelled."""
+    stopped = threading.Event()
+
+    async def watch() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            stopped.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        await trio.to_thread.run_sync(partial(work, stopped=stopped.is_set))
+        nursery.cancel_scope.cancel()

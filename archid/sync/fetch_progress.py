@@ -46,6 +46,15 @@ class FetchProgress:
         """Peers of these names can be asked."""
         self.state, self.reason, self.sources = FetchState.FETCHING, None, sources
 
+    def placed(self, size_bytes: int) -> None:
+        """The tree is in its place."""
+        self.state, self.reason, self.sources = FetchState.HELD, None, ()
+        self.size_bytes = self.held_bytes = size_bytes
+
+    def failed(self, reason: str) -> None:
+        """It is tried again after a while."""
+        self.state, self.reason, self.sources = FetchState.FAILED, reason, ()
+
     def received(self, size_bytes: int, *, now: float) -> None:
         """Count payload that came in."""
         self.received_bytes += size_bytes

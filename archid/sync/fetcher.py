@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -23,6 +23,7 @@ from archid.store.library import Library
 from archid.sync.fetch_job import FetchJob
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.peers import PeerDirectory
+from archid.sync.recording import record
 from archid.sync.signal import Signal
 from archid.sync.sources import Sources
 from archid.sync.trust_keeper import TrustKeeper
@@ -33,8 +34,12 @@ from protocol.manifest import ManifestRoot
 log = get_logger(__name__)
 
 CONCURRENT_JOBS: Final = 2
+PATIENCE_S: Final = 10.0
+"""How long a job may wait for somebody to ask while others could use its place."""
 FIRST_RETRY_S: Final = 2.0
 LONGEST_RETRY_S: Final = 60.0
+LONGEST_NAP_S: Final = 60.0
+"""Wall clocks are set right now and then, so no wait on a date is a long one."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,25 @@ class Want:
     manifest: ManifestId
     urgency: int
     not_before_s: int = 0
+
+
+@dataclass(eq=False)
+class _Job:
+    """A job that runs; `yields` when it gives its place to another one."""
+
+    progress: FetchProgress
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    waits_since: float | None = None
+    yields: bool = False
+
+
+@dataclass
+class _Retry:
+    """When to try again after a failure, or after having given up a place."""
+
+    at: float
+    wait_s: float
+    ask_first: bool = False
 
 
 class Fetcher:
@@ -73,18 +97,19 @@ class Fetcher:
         self._clock = clock
         self._wants: Mapping[ManifestId, Want] = {}
         self._wanted = Signal()
-        self._running: dict[ManifestId, trio.CancelScope] = {}
-        self._retry_at: dict[ManifestId, float] = {}
-        self._retry_wait_s: dict[ManifestId, float] = {}
+        self._running: dict[ManifestId, _Job] = {}
+        self._retries: dict[ManifestId, _Retry] = {}
 
     def want(self, wants: Sequence[Want]) -> None:
         """Replace everything that is wanted; what is not in it any more is stopped."""
         self._wants = {one.manifest: one for one in wants}
-        for manifest, scope in self._running.items():
+        for manifest, job in self._running.items():
             if manifest not in self._wants:
-                scope.cancel()
-        for manifest in self.progress.keys() - self._wants.keys():
-            del self.progress[manifest]
+                job.scope.cancel()
+        for gone in self.progress.keys() - self._wants.keys():
+            del self.progress[gone]
+        for gone in self._retries.keys() - self._wants.keys():
+            del self._retries[gone]
         for manifest in self._wants:
             self.progress.setdefault(manifest, FetchProgress(manifest))
         self._wanted.fire()
@@ -95,109 +120,127 @@ class Fetcher:
             while True:
                 seen = self._wanted.version
                 while len(self._running) < CONCURRENT_JOBS and (want := self._next()):
-                    scope = self._running[want.manifest] = trio.CancelScope()
-                    nursery.start_soon(self._run_job, want, scope)
-                with trio.move_on_after(self._next_wake_s()):
+                    job = _Job(self.progress[want.manifest])
+                    self._running[want.manifest] = job
+                    nursery.start_soon(self._run_job, want.manifest, job)
+                with trio.move_on_after(self._nap_s()):
                     await self._wanted.wait(seen)
 
+    # Whose turn it is
+
     def _next(self) -> Want | None:
-        due = [
-            want
-            for want in self._wants.values()
-            if want.manifest not in self._running
-            and self._due_in_s(want) <= 0
-            and not self._is_held(want.manifest)
-        ]
+        due = [want for want in self._waiting() if self._due_in_s(want) <= 0]
         return min(due, key=lambda want: (want.urgency, want.manifest), default=None)
+
+    def _waiting(self) -> list[Want]:
+        """What is wanted, not here, and not being fetched."""
+        return [
+            want
+            for manifest, want in self._wants.items()
+            if manifest not in self._running and not self._is_held(manifest)
+        ]
 
     def _is_held(self, manifest: ManifestId) -> bool:
         if not self._library.holds(manifest):
             return False
         progress = self.progress[manifest]
         if progress.state is not FetchState.HELD:
-            progress.state = FetchState.HELD
+            progress.state, progress.reason = FetchState.HELD, None
         return True
 
     def _due_in_s(self, want: Want) -> float:
-        retry_s = self._retry_at.get(want.manifest, -math.inf) - trio.current_time()
+        retry = self._retries.get(want.manifest)
+        retry_s = retry.at - trio.current_time() if retry is not None else -math.inf
         return max(want.not_before_s - self._clock(), retry_s)
 
-    def _next_wake_s(self) -> float:
-        if len(self._running) >= CONCURRENT_JOBS:
+    def _nap_s(self) -> float:
+        """For how long there is nothing to do, unless something changes."""
+        due_s = [self._due_in_s(want) for want in self._waiting()]
+        if not due_s:
             return math.inf
-        waits = [
-            self._due_in_s(want)
-            for want in self._wants.values()
-            if want.manifest not in self._running and not self._is_held(want.manifest)
-        ]
-        # Wall clocks are set right now and then, so no wait on a date is a long one.
-        return min([max(wait, 0.05) for wait in waits] + [60.0 if waits else math.inf])
+        if len(self._running) < CONCURRENT_JOBS:
+            return min(max(min(due_s), 0.05), LONGEST_NAP_S)
+        return self._make_room() if min(due_s) <= 0 else min(*due_s, LONGEST_NAP_S)
 
-    async def _run_job(self, want: Want, scope: trio.CancelScope) -> None:
-        manifest = want.manifest
-        progress = self.progress[manifest] = FetchProgress(manifest)
+    def _make_room(self) -> float:
+        """Something is due and every place taken: stop a job that has nobody to ask for long.
+
+        Returns after how long to look again. Without any peer no job could do better.
+        """
+        now = trio.current_time()
+        for job in self._running.values():
+            if job.progress.state is not FetchState.WAITING or not self._directory.all():
+                job.waits_since = None
+            elif job.waits_since is None:
+                job.waits_since = now
+            elif now - job.waits_since >= PATIENCE_S and not job.yields:
+                job.yields = True
+                job.scope.cancel()
+                break
+        return PATIENCE_S / 4
+
+    # Jobs
+
+    async def _run_job(self, manifest: ManifestId, job: _Job) -> None:
+        retry = self._retries.get(manifest)
         sources = Sources(manifest, self._directory, lambda: self._proof_for(manifest))
-        job = FetchJob(
+        fetch = FetchJob(
             sources,
-            progress,
+            job.progress,
             library=self._library,
             root=lambda: self._keeper.root,
             events=self._events,
             seed=self._node,
+            ask_first=retry is not None and retry.ask_first,
         )
+        root: ManifestRoot | None = None
         try:
-            with scope:
+            with job.scope:
                 try:
-                    root = await job.run()
-                except* (ArchidError, ProtocolError) as group:
-                    self._failed(progress, _first(group))
-                else:
-                    self._retry_wait_s.pop(manifest, None)
-                    log.info(
-                        "tree_placed",
-                        manifest=manifest.short,
-                        name=root.name,
-                        version=root.version,
-                        received_bytes=progress.received_bytes,
-                    )
-                    await self._record(root)
-                    self._events.publish(
-                        "tree.placed",
-                        manifest=manifest.hex(),
-                        path=str(self._library.tree(manifest)),
-                    )
-                    self._events.publish(
-                        "fetch.finished",
-                        manifest=manifest.hex(),
-                        received_bytes=progress.received_bytes,
-                    )
-                    self.placed.fire()
+                    root = await fetch.run()
+                except (ArchidError, ProtocolError) as error:
+                    self._failed(job.progress, error)
         finally:
             del self._running[manifest]
             self._wanted.fire()
+            if root is None and self._library.holds(manifest):
+                self.placed.fire()  # stopped when all was done but to say so
+        if root is not None:
+            await self._finished(root, job.progress)
+        elif job.yields:
+            self._try_again(manifest, ask_first=True)
 
-    async def _record(self, root: ManifestRoot) -> None:
-        fields: dict[str, str | int | bool | bytes | None] = {
-            "manifest": root.id.hex(),
-            "name": root.name,
-            "version": root.version,
-        }
-        await trio.to_thread.run_sync(self._journal.append, "tree_placed", fields)
+    async def _finished(self, root: ManifestRoot, progress: FetchProgress) -> None:
+        self._retries.pop(root.id, None)
+        log.info(
+            "tree_placed",
+            manifest=root.id.short,
+            name=root.name,
+            version=root.version,
+            received_bytes=progress.received_bytes,
+        )
+        path = str(self._library.tree(root.id))
+        self._events.publish("tree.placed", manifest=root.id.hex(), path=path)
+        self._events.publish(
+            "fetch.finished", manifest=root.id.hex(), received_bytes=progress.received_bytes
+        )
+        self.placed.fire()
+        await record(
+            self._journal,
+            "tree_placed",
+            manifest=root.id.hex(),
+            name=root.name,
+            version=root.version,
+        )
 
-    def _failed(self, progress: FetchProgress, error: BaseException) -> None:
-        manifest = progress.manifest
-        wait_s = self._retry_wait_s.get(manifest, FIRST_RETRY_S)
-        self._retry_wait_s[manifest] = min(wait_s * 2, LONGEST_RETRY_S)
-        self._retry_at[manifest] = trio.current_time() + wait_s
-        progress.state = FetchState.FAILED
-        progress.reason = error.sentence if isinstance(error, ArchidError) else str(error)
-        log.error("fetch_failed", manifest=manifest.short, why=progress.reason)
-        self._events.publish("fetch.failed", manifest=manifest.hex(), reason=progress.reason)
+    def _failed(self, progress: FetchProgress, error: ArchidError | ProtocolError) -> None:
+        reason = error.sentence if isinstance(error, ArchidError) else str(error)
+        progress.failed(reason)
+        self._try_again(progress.manifest)
+        log.error("fetch_failed", manifest=progress.manifest.short, why=reason)
+        self._events.publish("fetch.failed", manifest=progress.manifest.hex(), reason=reason)
 
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first error inside, however deep: one cause is what a person can act on."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+    def _try_again(self, manifest: ManifestId, *, ask_first: bool = False) -> None:
+        before = self._retries.get(manifest)
+        wait_s = min(before.wait_s * 2, LONGEST_RETRY_S) if before else FIRST_RETRY_S
+        self._retries[manifest] = _Retry(trio.current_time() + wait_s, wait_s, ask_first)

@@ -43,10 +43,12 @@ class PeerDirectory:
         return tuple(self._peers)
 
     def one_per_node(self) -> tuple[Peer, ...]:
-        """The oldest connection to each node."""
+        """The oldest connection to each node, of those that have not ended if there is one."""
         found: dict[NodeId, Peer] = {}
         for peer in self._peers:
-            found.setdefault(peer.facts.node, peer)
+            other = found.get(peer.facts.node)
+            if other is None or other.closed.is_set():
+                found[peer.facts.node] = peer
         return tuple(found.values())
 
     def holders_of_everything(self) -> tuple[Peer, ...]:

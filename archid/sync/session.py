@@ -58,6 +58,7 @@ from protocol.refusals import GrantsNotAccepted, NodeDenied, NotEntitled
 
 log = get_logger(__name__)
 
+_USUAL: Final = frozenset({ErrorCode.CANCELLED, ErrorCode.UNKNOWN_MANIFEST})
 _OTHER_LEAF: Final = "that leaf belongs to another site"
 
 
@@ -109,13 +110,14 @@ class Session:
             await self._refuse(request, ErrorCode.INTERNAL, "this node cannot read it now")
 
     async def _refuse(self, request: Request, code: ErrorCode, text: str) -> None:
-        if code is not ErrorCode.CANCELLED:
-            log.info(
-                "request_refused",
-                node=self._peer.facts.node.short,
-                request=type(request).__name__,
-                code=code.name_text,
-            )
+        # Who looks for a version asks everybody; that it is not here is no news.
+        told = log.debug if code in _USUAL else log.info
+        told(
+            "request_refused",
+            node=self._peer.facts.node.short,
+            request=type(request).__name__,
+            code=code.name_text,
+        )
         await self._peer.refuse(request, code, text)
 
     async def _answers(self, request: Request) -> AsyncGenerator[Answer, None]:

@@ -1,13 +1,15 @@
 """Which admitted peers can be asked for one manifest now.
 
-Each admitted peer is shown what entitles this node and asked what it holds. One that does not
-hold the manifest yet, or is behind with its head, is asked again after a while; one that is gone
-leaves by itself. The fetch job reads `ready` and waits on `changed`.
+Each admitted peer is shown what entitles this node and asked what it holds. One that refuses,
+does not hold the manifest yet, is behind with its head, or has failed since, is asked again with
+growing waits for as long as it is connected; one that is gone leaves by itself. The fetch job
+reads `ready` and waits on `changed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -20,14 +22,38 @@ from archid.sync.signal import Signal
 from protocol.fetch import COMPLETE, SpanKey
 from protocol.fetch_events import Have
 from protocol.ids import ManifestId
-from protocol.messages import Entitle, ErrorCode, GetHave, HaveAnswer
+from protocol.messages import Entitle, GetHave, HaveAnswer
 
 log = get_logger(__name__)
 
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
-FINAL_CODES: Final = frozenset({ErrorCode.DENIED})
-"""Refusals that asking again over the same connection cannot change."""
+
+
+@dataclass(frozen=True, eq=False)
+class HaveMap:
+    """What one peer said it holds, as it came: it may name spans that do not exist."""
+
+    complete: bool
+    bitmaps: Mapping[int, bytes]
+
+    def of(self, spans: Iterable[SpanKey]) -> Have:
+        """Those of `spans` that it holds."""
+        if self.complete:
+            return COMPLETE
+        return {span for span in spans if self._has(span)}
+
+    def _has(self, span: SpanKey) -> bool:
+        bitmap = self.bitmaps.get(span.piece_index, b"")
+        return span.n // 8 < len(bitmap) and bool(bitmap[span.n // 8] >> span.n % 8 & 1)
+
+
+@dataclass(eq=False)
+class _Followed:
+    """A peer that is connected: `failed` is set when it was ready and is not any more."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    failed: trio.Event = field(default_factory=trio.Event)
 
 
 class Sources:
@@ -40,14 +66,13 @@ class Sources:
         proof: Callable[[], bytes],
     ) -> None:
         self.manifest = manifest
-        self.ready: dict[Peer, Have] = {}
+        self.ready: dict[Peer, HaveMap] = {}
         self.refusals: dict[str, str] = {}
-        """Why peers, by name, do not serve this: for people."""
+        """Why connected peers, by name, do not serve this: for people."""
         self.changed = Signal()
         self._directory = directory
         self._proof = proof
-        self._known: set[Peer] = set()
-        self._banned: set[Peer] = set()
+        self._followed: dict[Peer, _Followed] = {}
 
     async def run(self) -> None:
         """Follow the directory until cancelled."""
@@ -56,13 +81,13 @@ class Sources:
             while True:
                 seen = await self._directory.changed.wait(seen)
                 present = set(self._directory.one_per_node())
-                for peer in self._known - present:
-                    self._known.discard(peer)
-                    if self.ready.pop(peer, None) is not None:
-                        self.changed.fire()
-                for peer in present - self._known:
-                    self._known.add(peer)
-                    nursery.start_soon(self._qualify, peer)
+                for peer in self._followed.keys() - present:
+                    self._followed.pop(peer).scope.cancel()
+                    self.refusals.pop(peer.facts.name, None)
+                    self._unready(peer)
+                for peer in present - self._followed.keys():
+                    followed = self._followed[peer] = _Followed()
+                    nursery.start_soon(self._follow, peer, followed)
 
     def names(self) -> tuple[str, ...]:
         """Who is ready, for people."""
@@ -75,49 +100,51 @@ class Sources:
         name, why = next(iter(self.refusals.items()))
         return f"{name} does not give it: {why}"
 
-    def ban(self, peer: Peer) -> None:
-        """Never ask this connection again."""
-        self._banned.add(peer)
-        self.remove(peer)
+    def ban(self, peer: Peer, why: str) -> None:
+        """Never ask over this connection again."""
+        if peer in self._followed:
+            self.refusals[peer.facts.name] = why
+            self._followed[peer].scope.cancel()
+        self._unready(peer)
 
-    def remove(self, peer: Peer) -> None:
-        """It failed: it is asked again only over a new connection."""
+    def remove(self, peer: Peer, why: str) -> None:
+        """It failed: it is asked again after a while what it holds and whether it gives it."""
+        if peer in self._followed:
+            self.refusals[peer.facts.name] = why
+            self._followed[peer].failed.set()
+        self._unready(peer)
+
+    def _unready(self, peer: Peer) -> None:
         if self.ready.pop(peer, None) is not None:
             self.changed.fire()
 
-    async def _qualify(self, peer: Peer) -> None:
+    async def _follow(self, peer: Peer, followed: _Followed) -> None:
         wait_s = FIRST_RETRY_S
-        while peer in self._known and peer not in self._banned:
-            try:
-                have = await self._ask(peer)
-            except PeerRefused as refused:
-                self.refusals[peer.facts.name] = refused.text
-                log.debug(
-                    "source_refused", node=peer.facts.node.short, code=refused.reason.name_text
-                )
-                if refused.reason in FINAL_CODES:
+        with followed.scope:
+            while True:
+                followed.failed = trio.Event()
+                asked_at = trio.current_time()
+                try:
+                    have = await self._ask(peer)
+                except PeerRefused as refused:
+                    self.refusals[peer.facts.name] = refused.text
+                    code = refused.reason.name_text
+                    log.debug("source_refused", node=peer.node.short, code=code)
+                except PeerTooSlow as slow:
+                    self.refusals[peer.facts.name] = str(slow)
+                except PeerLost:
                     return
-                await trio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_RETRY_S)
-            except PeerTooSlow as slow:
-                self.refusals[peer.facts.name] = str(slow)
-            except PeerLost:
-                return
-            else:
-                if peer in self._known:
+                else:
                     self.refusals.pop(peer.facts.name, None)
                     self.ready[peer] = have
                     self.changed.fire()
-                return
+                    await followed.failed.wait()
+                if trio.current_time() - asked_at > LONGEST_RETRY_S:
+                    wait_s = FIRST_RETRY_S
+                await trio.sleep(wait_s)
+                wait_s = min(wait_s * 2, LONGEST_RETRY_S)
 
-    async def _ask(self, peer: Peer) -> Have:
+    async def _ask(self, peer: Peer) -> HaveMap:
         await peer.request(Entitle(0, self.manifest, self._proof()))
         answer = await peer.request(GetHave(0, self.manifest), HaveAnswer)
-        if answer.complete:
-            return COMPLETE
-        return {
-            SpanKey(piece_index, n)
-            for piece_index, bitmap in answer.bitmaps
-            for n in range(len(bitmap) * 8)
-            if bitmap[n // 8] >> n % 8 & 1
-        }
+        return HaveMap(answer.complete, dict(answer.bitmaps))

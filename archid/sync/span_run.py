@@ -3,13 +3,16 @@
 The machine (`protocol.fetch`) decides; this asks peers, has the store verify and write what comes
 in worker threads, and reports what happened. One task feeds the machine, so its decisions are in
 one order and its log can be replayed.
+
+The machine knows a peer by its node's id, while a node may come back over a new connection before
+the last word about the old one is in: a connection counts only while it is in `_joined`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -19,7 +22,8 @@ from archid.net.peer import Peer
 from archid.store.errors import ChunkCorrupt
 from archid.store.staging import Staging
 from archid.sync.fetch_progress import FetchProgress
-from archid.sync.sources import Sources
+from archid.sync.one_error import one_error
+from archid.sync.sources import HaveMap, Sources
 from protocol.fetch import (
     AskSpan,
     CancelSpan,
@@ -43,6 +47,31 @@ log = get_logger(__name__)
 
 WRITERS: Final = 2
 """Threads that verify and write at a time: more only wait for one another on ordinary disks."""
+ASK_AGAIN_S: Final = 30.0
+"""When nobody at hand holds what is missing, peers are asked again what they hold."""
+
+
+class PlannedSpans(NamedTuple):
+    """The machine for one version, and the spans that it calls by their keys."""
+
+    plan: FetchPlan
+    spans: dict[SpanKey, Span]
+
+
+def plan_spans(layout: Layout, staging: Staging, *, seed: bytes) -> PlannedSpans:
+    """What is to be fetched of a version; takes time with the number of its chunks."""
+    spans = {SpanKey(span.piece_index, span.n): span for span in layout.spans}
+    keys = list(spans)
+    held = {keys[n] for n in staging.held_spans()}
+    sizes = [layout.wanted_bytes(span) for span in layout.spans]
+    return PlannedSpans(FetchPlan(keys, sizes, held, seed=seed), spans)
+
+
+class _Joined(NamedTuple):
+    """A connection that the machine knows of, and what it was told that the peer holds."""
+
+    peer: Peer
+    have: HaveMap
 
 
 class SpanRun:
@@ -50,61 +79,65 @@ class SpanRun:
 
     def __init__(
         self,
-        layout: Layout,
+        planned: PlannedSpans,
         staging: Staging,
         *,
         sources: Sources,
         progress: FetchProgress,
-        seed: bytes,
         tell: Callable[[], None],
         report_liar: Callable[[Peer, str], None],
     ) -> None:
-        self._layout = layout
+        self._plan, self._spans = planned
         self._staging = staging
+        self._manifest = staging.layout.manifest
         self._sources = sources
         self._progress = progress
         self._tell = tell
         self._report_liar = report_liar
         self._writers = trio.CapacityLimiter(WRITERS)
-        keys = [SpanKey(span.piece_index, span.n) for span in layout.spans]
-        self._span_of = dict(zip(keys, layout.spans, strict=True))
-        held = {keys[n] for n in staging.held_spans()}
-        sizes = [layout.wanted_bytes(span) for span in layout.spans]
-        self._plan = FetchPlan(keys, sizes, held, seed=seed)
         self._happened, self._inbox = trio.open_memory_channel[FetchEvent](math.inf)
-        self._peers: dict[PeerName, Peer] = {}
-        self._asked: dict[tuple[PeerName, SpanKey], trio.CancelScope] = {}
+        self._joined: dict[PeerName, _Joined] = {}
+        self._asked: dict[tuple[Peer, SpanKey], trio.CancelScope] = {}
         self._wake = math.inf
 
     async def run(self) -> None:
         """Return when nothing is missing, however long peers take; raises StorageError."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._follow_sources)
-            done = self._apply(self._plan.step(Tick(), now=trio.current_time()), nursery)
-            while not done:
-                event: FetchEvent = Tick()
-                with trio.move_on_at(self._wake):
-                    event = await self._inbox.receive()
-                if isinstance(event, Tick):
-                    self._wake = math.inf
-                done = self._apply(self._plan.step(event, now=trio.current_time()), nursery)
-                self._tell()
-            nursery.cancel_scope.cancel()
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._follow_sources)
+                await self._feed(nursery)
+                nursery.cancel_scope.cancel()
+
+    async def _feed(self, nursery: trio.Nursery) -> None:
+        """Give the machine what happens, and do what it says, until it has finished."""
+        event: FetchEvent = Tick()
+        while not self._apply(self._plan.step(event, now=trio.current_time()), nursery):
+            self._tell()
+            idle = not self._asked and self._wake == math.inf and bool(self._joined)
+            ask_again = trio.current_time() + ASK_AGAIN_S if idle else math.inf
+            event = Tick()
+            with trio.move_on_at(min(self._wake, ask_again)) as timer:
+                event = await self._inbox.receive()
+            if timer.cancelled_caught:
+                self._wake = math.inf
+                if idle:
+                    self._ask_again()
 
     async def _follow_sources(self) -> None:
         sources = self._sources
         seen = -1
         while True:
             seen = await sources.changed.wait(seen)
+            # Nothing in here waits: the sources must not change under the loops.
+            for name, joined in list(self._joined.items()):
+                if sources.ready.get(joined.peer) is not joined.have:
+                    del self._joined[name]
+                    self._happened.send_nowait(PlanPeerLost(name))
             for peer, have in sources.ready.items():
-                if self._peers.get(peer.node) is not peer:
-                    self._peers[peer.node] = peer
-                    await self._happened.send(PeerJoined(peer.node, have))
-            for node, peer in list(self._peers.items()):
-                if peer not in sources.ready:
-                    del self._peers[node]
-                    await self._happened.send(PlanPeerLost(node))
-            if self._peers:
+                if peer.node not in self._joined:
+                    self._joined[peer.node] = _Joined(peer, have)
+                    self._happened.send_nowait(PeerJoined(peer.node, have.of(self._spans)))
+            if self._joined:
                 self._progress.fetching(sources.names())
             else:
                 self._progress.waiting(sources.why_none())
@@ -113,45 +146,48 @@ class SpanRun:
         """Do what the machine says; True when it has finished."""
         for effect in effects:
             match effect:
-                case AskSpan(peer, span):
-                    nursery.start_soon(self._ask, peer, span)
-                case CancelSpan(peer, span):
-                    if scope := self._asked.get((peer, span)):
-                        scope.cancel()
-                case DropPeer(peer, reason):
-                    self._drop(peer, reason)
+                case AskSpan(name, span):
+                    # One that has left: the machine is about to be told.
+                    if joined := self._joined.get(name):
+                        scope = self._asked[joined.peer, span] = trio.CancelScope()
+                        nursery.start_soon(self._ask, joined.peer, span, scope)
+                case CancelSpan(name, span):
+                    if joined := self._joined.get(name):
+                        self._cancel(joined.peer, span)
+                case DropPeer(name, reason):
+                    self._drop(name, reason)
                 case WakeAt(at):
                     self._wake = at
                 case Finished():
                     return True
         return False
 
-    async def _ask(self, name: PeerName, key: SpanKey) -> None:
-        peer = self._peers.get(name)
-        if peer is None:
-            await self._happened.send(PlanPeerLost(name))
-            return
-        with trio.CancelScope() as scope:
-            self._asked[name, key] = scope
-            try:
-                event = await self._fetch(peer, self._span_of[key], key)
-            finally:
-                self._asked.pop((name, key), None)
-            await self._happened.send(event)
+    async def _ask(self, peer: Peer, key: SpanKey, scope: trio.CancelScope) -> None:
+        event: FetchEvent | None = None
+        try:
+            with scope:
+                event = await self._fetch(peer, key)
+        finally:
+            if self._asked.get((peer, key)) is scope:
+                del self._asked[peer, key]
+        if event is not None:
+            self._happened.send_nowait(event)
 
-    async def _fetch(self, peer: Peer, span: Span, key: SpanKey) -> FetchEvent:
+    async def _fetch(self, peer: Peer, key: SpanKey) -> FetchEvent | None:
+        """Ask for one span and have it written; None when the peer's loss says it all."""
+        span = self._spans[key]
         skip = self._staging.skip(span)
         try:
             answer = await peer.request(
-                GetSpan(0, self._layout.manifest, span.piece, span.n, skip), SpanAnswer
+                GetSpan(0, self._manifest, span.piece, span.n, skip), SpanAnswer
             )
         except PeerRefused as refused:
-            return SpanRefused(peer.node, key, refused.reason)
+            return self._refused(peer, key, refused.reason)
         except PeerTooSlow:
-            return SpanRefused(peer.node, key, ErrorCode.BUSY)
-        except PeerLost:
-            self._sources.remove(peer)
-            return PlanPeerLost(peer.node)
+            return self._refused(peer, key, ErrorCode.BUSY)
+        except PeerLost as lost:
+            self._sources.remove(peer, str(lost))
+            return None
         self._progress.received(len(answer.data), now=trio.current_time())
         try:
             # Not abandoned when cancelled: what is being written ends up counted.
@@ -164,12 +200,29 @@ class SpanRun:
         self._progress.held_bytes = self._staging.held_bytes
         return SpanReceived(peer.node, key)
 
+    def _refused(self, peer: Peer, key: SpanKey, code: ErrorCode) -> FetchEvent | None:
+        """Unless the node has come back over another connection, which was asked anew."""
+        joined = self._joined.get(peer.node)
+        return SpanRefused(peer.node, key, code) if joined and joined.peer is peer else None
+
+    def _cancel(self, peer: Peer, key: SpanKey) -> None:
+        if scope := self._asked.get((peer, key)):
+            scope.cancel()
+
     def _drop(self, name: PeerName, reason: DropReason) -> None:
-        peer = self._peers.pop(name, None)
-        if peer is None:
+        joined = self._joined.pop(name, None)
+        if joined is None:
             return
+        peer = joined.peer
+        for asked, key in list(self._asked):
+            if asked is peer:
+                self._cancel(peer, key)
         if reason is DropReason.CORRUPTS:
             self._report_liar(peer, reason.value)
         else:
             log.info("source_dropped", node=peer.node.short, why=reason.value)
-            self._sources.remove(peer)
+            self._sources.remove(peer, reason.value)
+
+    def _ask_again(self) -> None:
+        for joined in list(self._joined.values()):
+            self._sources.remove(joined.peer, "it lacks what is still missing")
