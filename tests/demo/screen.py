@@ -7,6 +7,7 @@ error. Colour follows NO_COLOR, as rich has it.
 from __future__ import annotations
 
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from tests.demo.summary import Summary
 from tests.demo.telling import seconds, summary_table
 
 FRAMES_A_SECOND: Final = 8
+LOG_COLUMNS: Final = 1000  # nothing is folded where nobody looks at a terminal
 QUARTERS: Final = 4
 
 
@@ -33,7 +35,13 @@ class Screen:
     """Shows a story while it happens, and the summary at its end."""
 
     def __init__(self, *, to_stderr: bool = False) -> None:
-        self.console = Console(stderr=to_stderr, theme=THEME, highlight=False)
+        terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
+        self.console = Console(
+            stderr=to_stderr,
+            theme=THEME,
+            highlight=False,
+            width=None if terminal else LOG_COLUMNS,
+        )
         self.ascii_only = not (self.console.encoding or "").lower().startswith("utf")
         self.drawing = Drawing(ascii_only=self.ascii_only)
 
@@ -95,10 +103,9 @@ class _Lines:
                     self._say(f"{step.title}{failed} ({took}): {step.detail}")
 
     def _tell_node(self, view: NodeView) -> None:
-        if not view.running or not view.sources:
+        if not view.sources or not view.wanted_bytes:
             return
-        whole = max(1, view.wanted_bytes)
-        quarter = QUARTERS * view.held_bytes // whole
+        quarter = QUARTERS * view.held_bytes // view.wanted_bytes
         before = self._quarters.get(view.name, 0)
         if quarter == before:
             return

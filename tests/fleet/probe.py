@@ -39,8 +39,9 @@ from archid.store.trust_file import TrustFile
 from archid.sync.trust_restoring import restore_trust
 from protocol.connection_events import Event, MessageReceived
 from protocol.connection_states import Side
+from protocol.facts import Entry, decode_item
 from protocol.grants import LeafDocument
-from protocol.ids import DocumentId, NodeId
+from protocol.ids import DocumentId, ManifestId, NodeId
 from protocol.limits import MAX_SPAN_CHUNKS
 from protocol.messages import (
     Answer,
@@ -105,14 +106,21 @@ class Probe:
         """Who this is."""
         return self.identity.node_id
 
-    def own_proof(self) -> bytes:
-        """The proof of this node's facts alone, as every peer is shown; raises LookupError."""
+    def own_proof(self, manifest: ManifestId | None = None) -> bytes:
+        """The most that this node's own leaf proves: an entry for the manifest, else its facts.
+
+        Raises LookupError when it holds no leaf.
+        """
         for grants_root in self.trust.head.grants_roots if self.trust.head else ():
             try:
-                data = self.documents.get_leaf(self.node, grants_root)
+                leaf = LeafDocument.decode(self.documents.get_leaf(self.node, grants_root))
             except DocumentMissing:
                 continue
-            return LeafDocument.decode(data).proof().encode()
+            for index, item in enumerate(leaf.items):
+                entry = decode_item(item)
+                if isinstance(entry, Entry) and entry.manifest == manifest:
+                    return leaf.proof(index).encode()
+            return leaf.proof().encode()
         raise LookupError("this node holds no leaf of its own")
 
     @asynccontextmanager
@@ -287,8 +295,8 @@ async def _probe_peer(
         for script in scripts:
             proofs = {
                 "no proof": b"",
-                "a proof of its own facts": probe.own_proof(),
                 "a stolen proof": known.stolen_proof(entitled, script.manifest),
+                "its own proof": probe.own_proof(script.manifest),
             }
             forbidden += await ask_about_script(peer, script, proofs)
         others = [node for node in known.leaves if node != probe.node]
