@@ -12,7 +12,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final, TextIO
 
@@ -40,6 +41,52 @@ def get_logger(name: str) -> FilteringBoundLogger:
     """The logger of a module; `name` becomes the field ``module``."""
     logger: FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
+
+
+class SparingLog:
+    """For what strangers can cause as often as they like: so many lines a minute of each event.
+
+    What was left out is counted, and said in the field ``left_out`` of the next line of that
+    event. Each module makes its own.
+    """
+
+    def __init__(
+        self,
+        logger: FilteringBoundLogger,
+        *,
+        lines: int = 60,
+        period_s: float = 60.0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._logger = logger
+        self._lines = lines
+        self._period_s = period_s
+        self._now = now
+        self._periods: dict[str, tuple[float, int]] = {}
+        """For each event, when its period began and how often it happened since."""
+
+    def info(self, event: str, **fields: object) -> None:
+        """Log an outcome, or count it."""
+        self._log(logging.INFO, event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Log something odd, or count it."""
+        self._log(logging.WARNING, event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Log a failure, or count it."""
+        self._log(logging.ERROR, event, fields)
+
+    def _log(self, level: int, event: str, fields: dict[str, object]) -> None:
+        now = self._now()
+        began, count = self._periods.get(event, (now, 0))
+        if now - began >= self._period_s:
+            if count > self._lines:
+                fields["left_out"] = count - self._lines
+            began, count = now, 0
+        self._periods[event] = began, count + 1
+        if count < self._lines:
+            self._logger.log(level, event, **fields)
 
 
 def configure(settings: LogSettings, *, stream: TextIO | None = None) -> None:

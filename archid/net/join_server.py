@@ -12,7 +12,7 @@ from typing import Protocol
 import trio
 
 from archid.errors import ArchidError, Conflict, Denied, Unavailable, UsageError
-from archid.log import get_logger
+from archid.log import SparingLog, get_logger
 from archid.net.doorkeeper import Doorkeeper
 from archid.net.errors import PeerLost, Refusal
 from archid.net.join_exchange import JoinPump
@@ -39,6 +39,7 @@ from protocol.messages import (
 )
 
 _log = get_logger(__name__)
+_strangers = SparingLog(_log)
 
 
 class Admission(Protocol):
@@ -142,7 +143,8 @@ class JoinServer:
             )
         except ArchidError as error:
             code, text = _told(error)
-            _log.warning("join_refused", remote=pump.remote, code=code.name_text, reason=str(error))
+            name, reason = code.name_text, str(error)
+            _strangers.warning("join_refused", remote=pump.remote, code=name, reason=reason)
             pump.disconnect(code, text)
             return None
         pump.push(

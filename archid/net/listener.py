@@ -18,11 +18,12 @@ import trio
 
 from archid.addresses import Address
 from archid.errors import ArchidError, Unavailable
-from archid.log import get_logger
+from archid.log import SparingLog, get_logger
 from archid.net.settings import ListenerSettings
 from archid.net.switchboard import Switchboard
 
 _log = get_logger(__name__)
+_strangers = SparingLog(_log)
 
 _OUT_OF_RESOURCES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _RETRY_ACCEPT_S: Final = 0.1
@@ -83,7 +84,7 @@ class Listener:
                 except OSError as error:
                     if error.errno not in _OUT_OF_RESOURCES:
                         raise
-                    _log.error("accept_failed", reason=error.strerror)
+                    _strangers.error("accept_failed", reason=error.strerror)
                     await trio.sleep(_RETRY_ACCEPT_S)
                     continue
                 host = _host_of(stream)
@@ -115,7 +116,8 @@ class Listener:
             await switchboard.accept(stream, release)
         except ArchidError as error:
             if not proven:
-                _log.info("connection_refused", remote=host, code=error.code, reason=str(error))
+                reason = str(error)
+                _strangers.info("connection_refused", remote=host, code=error.code, reason=reason)
         finally:
             release()
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 import trio
 
 from archid.errors import ArchidError
-from archid.log import get_logger
+from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerLost
 from archid.net.peer import Peer
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
@@ -32,6 +32,7 @@ from protocol.messages import ErrorCode, HeadAnnounce, Message, PeerHints
 from protocol.refusals import NodeDenied
 
 log = get_logger(__name__)
+_sparing = SparingLog(log)
 
 OnAdmitted = Callable[[Peer], Awaitable[None]]
 
@@ -112,9 +113,9 @@ class Links:
             try:
                 await self._take_notice(peer, notice)
             except ProtocolError as error:
-                log.warning("notice_refused", node=peer.node.short, why=str(error))
+                _sparing.warning("notice_refused", node=peer.node.short, why=str(error))
             except ArchidError as error:
-                log.info("notice_not_followed", node=peer.node.short, why=str(error))
+                _sparing.info("notice_not_followed", node=peer.node.short, why=str(error))
 
     async def _take_notice(self, peer: Peer, notice: Message) -> None:
         if isinstance(notice, HeadAnnounce):

@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from archid.errors import ArchidError, NotFound
-from archid.log import get_logger
+from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerLost, Refusal
 from archid.net.peer import Peer
 from archid.store.documents import DocumentStore
@@ -57,6 +57,7 @@ from protocol.messages import (
 from protocol.refusals import GrantsNotAccepted, NodeDenied, NotEntitled
 
 log = get_logger(__name__)
+_sparing = SparingLog(log)
 
 _USUAL: Final = frozenset({ErrorCode.CANCELLED, ErrorCode.UNKNOWN_MANIFEST})
 _OTHER_LEAF: Final = "that leaf belongs to another site"
@@ -106,12 +107,12 @@ class Session:
         except PeerLost:
             raise
         except (ArchidError, ProtocolError, OSError) as error:
-            log.error("request_failed", request=type(request).__name__, why=str(error))
+            _sparing.error("request_failed", request=type(request).__name__, why=str(error))
             await self._refuse(request, ErrorCode.INTERNAL, "this node cannot read it now")
 
     async def _refuse(self, request: Request, code: ErrorCode, text: str) -> None:
         # Who looks for a version asks everybody; that it is not here is no news.
-        told = log.debug if code in _USUAL else log.info
+        told = log.debug if code in _USUAL else _sparing.info
         told(
             "request_refused",
             node=self._peer.facts.node.short,
@@ -215,7 +216,7 @@ class Session:
                 self._library.read_span, request.manifest, request.piece, request.n, request.skip
             )
         except ChunkCorrupt as error:
-            log.error("chunk_rotten", manifest=request.manifest.short, chunk=error.chunk.short)
+            _sparing.error("chunk_rotten", manifest=request.manifest.short, chunk=error.chunk.short)
             await self._on_damage(request.manifest, error)
             raise Refusal(
                 ErrorCode.CHUNK_CORRUPT, "a chunk of that span is damaged here"

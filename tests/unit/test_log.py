@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from archid.config import LogSettings
-from archid.log import REDACTED, configure, get_logger
+from archid.log import REDACTED, SparingLog, configure, get_logger
 from tests.expected_errors import ErrorWatch
 
 
@@ -55,6 +55,26 @@ def test_secrets_are_taken_out_by_name_and_by_look_at_any_depth() -> None:
     assert line["text"] == f"used {REDACTED} today"
     assert line["token_id"] == "kept"
     assert line["database"] == f"postgresql://{REDACTED}@db/archid"
+
+
+def test_what_strangers_cause_fills_no_disk_and_is_counted() -> None:
+    stream = io.StringIO()
+    configure(LogSettings(format="json"), stream=stream)
+    clock = [0.0]
+    log = SparingLog(get_logger("x"), lines=3, period_s=60, now=lambda: clock[0])
+    for n in range(1000):
+        log.info("connection_refused", n=n)
+    log.warning("join_refused")
+    clock[0] = 59.9
+    log.info("connection_refused", n=1000)
+    clock[0] = 60
+    log.info("connection_refused", n=1001)
+    log.info("connection_refused", n=1002)
+    clock[0] = 200
+    log.info("connection_refused", n=1003)
+    lines = lines_of(stream)
+    assert [line.get("n") for line in lines] == [0, 1, 2, None, 1001, 1002, 1003]
+    assert [line.get("left_out") for line in lines] == [None] * 4 + [998, None, None]
 
 
 def fail_with_a_secret() -> None:
