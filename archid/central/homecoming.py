@@ -15,7 +15,7 @@ import trio
 
 from archid.central.recovery import GateState
 from archid.central.service import CentralService
-from archid.errors import ArchidError, Conflict, NotFound, TrustFailure
+from archid.errors import ArchidError, NotFound, TrustFailure
 from archid.events import EventHub
 from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
@@ -25,9 +25,11 @@ from archid.sync.listings import Listings
 from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal, either
 from archid.sync.trust_keeper import TrustKeeper
-from protocol.errors import ProtocolError
+from protocol.envelope import Envelope
+from protocol.errors import FormatError, ProtocolError
 from protocol.ids import ManifestId, NodeId
 from protocol.messages import GetHead, GetManifest, HeadAnswer, ManifestAnswer
+from protocol.publication import MAX_PUBLICATION_BYTES, manifest_of
 
 log = get_logger(__name__)
 
@@ -66,6 +68,7 @@ class Homecoming:
             await self._service.confirm(peer.node)
         answer = await peer.request(GetHead(0), HeadAnswer)
         self._take(peer.node, answer.head)
+        self._shown.fire()
 
     def _take(self, node: NodeId, head: bytes) -> None:
         before = self._service.gate.state
@@ -74,9 +77,8 @@ class Homecoming:
         except TrustFailure as error:
             log.warning("head_not_of_this_fleet", node=node.short, why=str(error))
             return
-        if after is GateState.STOPPED and before is not after:
-            self._alarm()
-        self._shown.fire()
+        if before is not after:
+            self._alarmed_if_stopped()
 
     async def run(self) -> None:
         """Import when there is something newer, until cancelled."""
@@ -86,17 +88,16 @@ class Homecoming:
                 (self._keeper.changed, self._keeper.changed.version),
                 (self._listings.changed, self._listings.changed.version),
             )
-            if self._keeper.head.order > self._service.state.order:
+            if self._keeper.order > self._service.state.order:
                 self._take(self._node, self._keeper.head_bytes()[0])
             if self._service.gate.state is not GateState.IMPORTING:
                 await either(*seen)
                 continue
             try:
                 await self._import()
-            except Conflict:
-                self._alarm()
             except (ArchidError, ProtocolError) as error:
-                log.info("import_waits", why=str(error))
+                if not self._alarmed_if_stopped():
+                    log.info("import_waits", why=str(error))
             with trio.move_on_after(RETRY_S):
                 await either(*seen)
 
@@ -110,10 +111,13 @@ class Homecoming:
         for peer in self._directory.holders_of_everything():
             try:
                 answer = await peer.request(GetManifest(0, manifest), ManifestAnswer)
-            except (PeerLost, PeerRefused, PeerTooSlow) as error:
+                envelope = Envelope.decode(answer.envelope, max_bytes=MAX_PUBLICATION_BYTES)
+                if manifest_of(envelope) != manifest:
+                    raise FormatError("the manifest is not the one that was asked for")
+            except (PeerLost, PeerRefused, PeerTooSlow, ProtocolError) as error:
                 log.info("manifest_not_given", node=peer.node.short, why=str(error))
                 continue
-            # Judged when it is imported; kept under the id of its own bytes until then.
+            # Its signatures are judged when it is imported.
             await trio.to_thread.run_sync(self._library.keep_manifest, answer.envelope)
             return
 
@@ -121,7 +125,10 @@ class Homecoming:
         roots = self._keeper.trust.roots
         return tuple(roots[version].encode() for version in sorted(roots))
 
-    def _alarm(self) -> None:
-        reason = self._service.gate.reason
-        log.error("central_stopped", why=reason)
-        self._events.publish("alarm", code="central_stopped", sentence=reason)
+    def _alarmed_if_stopped(self) -> bool:
+        gate = self._service.gate
+        if gate.state is not GateState.STOPPED:
+            return False
+        log.error("central_stopped", why=gate.reason)
+        self._events.publish("alarm", code="central_stopped", sentence=gate.reason)
+        return True

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
-
-import trio
 
 from archid.addresses import Address
 from archid.central.homecoming import Homecoming
@@ -33,12 +30,11 @@ from archid.store.errors import DocumentMissing
 from archid.store.library import Library
 from archid.sync.listings import Listings
 from archid.sync.peers import PeerDirectory
+from archid.sync.signal import Signal
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.errors import ProtocolError
 
 log = get_logger(__name__)
-
-STATES_QUEUED: Final = 64
 
 
 class CentralSide:
@@ -58,15 +54,14 @@ class CentralSide:
     ) -> None:
         self._keeper = keeper
         self._events = events
-        # The newest state is all that counts, but none may be lost while one is being kept.
-        self._signed_in, self._signed = trio.open_memory_channel[SignedState](STATES_QUEUED)
+        self._signed = Signal()
         self._service = CentralService.open(
             config.central,
             state=Path(state.paths.state),
             node=state.identity.node_id,
             addresses=advertised,
             documents=state.documents,
-            changed=self._take_state,
+            changed=lambda _state: self._signed.fire(),
         )
         stack.callback(self._service.close)
         _explain_trees(state.library, self._service.publications())
@@ -126,23 +121,19 @@ class CentralSide:
             for one in await self._service.scripts()
         ]
 
-    def _take_state(self, state: SignedState) -> None:
-        try:
-            self._signed_in.send_nowait(state)
-        except trio.WouldBlock:
-            log.error("signed_state_not_taken", serial=state.order[1])
-
     async def _believe_what_was_signed(self) -> None:
         """Central believes what it signs as every other node does: by verifying it."""
-        await self._believe(self._service.state)
-        async for state in self._signed:
-            await self._believe(state)
+        seen = -1
+        while True:
+            seen = await self._signed.wait(seen)
+            # The newest state is all that counts: it brings every Root.
+            await self._believe(self._service.state)
 
     async def _believe(self, state: SignedState) -> None:
         try:
             for root in state.roots[self._keeper.root.version :]:
                 await self._keeper.accept_root(root)
-            if state.order > self._keeper.head.order:
+            if state.order > self._keeper.order:
                 await self._keeper.accept_head(state.head_envelope, state.grants_envelope)
         except (ArchidError, ProtocolError) as error:
             log.error("signed_state_refused", why=str(error))

@@ -67,6 +67,7 @@ class Library:
         self.keep_free_bytes = keep_free_bytes
         """Nothing is fetched that would leave less; may be set at any time."""
         self._lock = threading.Lock()
+        self._linking = threading.Lock()
         self._held: set[ManifestId] = set()
         self._about: dict[ManifestId, About] = {}
 
@@ -248,12 +249,13 @@ class Library:
 
     def link_script(self, root: ManifestRoot) -> None:
         """Let ``scripts/<name>`` point to this version unless a later one is there already."""
-        linked = self.bundles.linked_script(root.name)
-        if linked is not None and linked != root.id and self.holds(linked):
-            with contextlib.suppress(DocumentMissing):
-                if self.root(linked).version > root.version:
+        with self._linking:
+            linked = self.bundles.linked_script(root.name)
+            if linked is not None and linked != root.id and self.holds(linked):
+                about = self.about(linked)
+                if about is not None and about.version > root.version:
                     return
-        self.bundles.link_script(root.name, root.id)
+            self.bundles.link_script(root.name, root.id)
 
     # Going out
 

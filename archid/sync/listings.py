@@ -7,23 +7,28 @@ fleet up to date, and central too when central comes back from an old backup.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import trio
 
+from archid.errors import ArchidError
+from archid.events import EventHub
 from archid.log import get_logger
-from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
 from archid.store.documents import DocumentStore
 from archid.store.errors import DocumentMissing
+from archid.sync.one_error import one_error
 from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal, either
-from archid.sync.trust_keeper import TrustKeeper
+from archid.sync.trust_keeper import Accepted, TrustKeeper
 from protocol.canonical import Value
+from protocol.documents import GrantsRoot
 from protocol.errors import FormatError, ProtocolError
 from protocol.grants import LeafDocument, node_leaf_hash
+from protocol.head import Head
 from protocol.ids import DocumentId, ListId, NodeId
 from protocol.merkle import MerkleTree, leaf_hash
 from protocol.messages import (
@@ -43,23 +48,31 @@ from protocol.paged import (
     CatalogueRow,
     GrantsRow,
     ListIndex,
+    PageRef,
     RosterRow,
     decode_index,
     decode_page,
 )
+from protocol.refusals import GrantsNotAccepted
 
 log = get_logger(__name__)
 
 LEAF_REQUESTS: Final = 8
 LEAF_ROOTS_KEPT: Final = 2
-RETRY_S: Final = 2.0
+FIRST_RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 60.0
 
 
 class Listings:
     """What the newest head lists, as far as it is here. `changed` fires when more has come."""
 
     def __init__(
-        self, *, keeper: TrustKeeper, documents: DocumentStore, directory: PeerDirectory
+        self,
+        *,
+        keeper: TrustKeeper,
+        documents: DocumentStore,
+        directory: PeerDirectory,
+        events: EventHub,
     ) -> None:
         self.changed = Signal()
         self.catalogue: tuple[CatalogueRow, ...] = ()
@@ -67,72 +80,104 @@ class Listings:
         self._keeper = keeper
         self._documents = documents
         self._directory = directory
+        self._events = events
         self._complete_for: tuple[int, int] | None = None
 
     async def run(self) -> None:
         """Follow the heads until cancelled."""
         heads, peers = self._keeper.changed, self._directory.changed
+        wait_s = FIRST_RETRY_S
         while True:
             heads_seen, peers_seen = heads.version, peers.version
-            if self._keeper.head.order != self._complete_for:
-                await self._catch_up()
-            behind = self._keeper.head.order != self._complete_for
-            if behind and heads.version == heads_seen and peers.version == peers_seen:
-                with trio.move_on_after(RETRY_S):
-                    await either((heads, heads_seen), (peers, peers_seen))
-            elif not behind:
+            asked = False
+            if not self.is_complete:
+                asked = await self._catch_up()
+            if self.is_complete:
+                wait_s = FIRST_RETRY_S
                 await heads.wait(heads_seen)
+                continue
+            # Who was asked and had nothing is asked again; without a peer there is nobody to ask.
+            with trio.move_on_after(wait_s if asked else math.inf) as timer:
+                await either((heads, heads_seen), (peers, peers_seen))
+            waited = timer.cancelled_caught
+            wait_s = min(2 * wait_s, LONGEST_RETRY_S) if waited else FIRST_RETRY_S
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything under the newest head is here."""
+        return self._keeper.order == self._complete_for
 
     async def load(self) -> None:
         """Read what is here already, after a start."""
-        await self._adopt()
-
-    async def _adopt(self) -> None:
-        head = self._keeper.head
-        try:
-            catalogue = await trio.to_thread.run_sync(self._rows, CATALOGUE, head.catalogue)
-            roster = await trio.to_thread.run_sync(self._rows, ROSTER, head.roster)
-            self.catalogue = tuple(CatalogueRow.from_value(row) for row in catalogue)
-            self.roster = tuple(RosterRow.from_value(row) for row in roster)
-        except (DocumentMissing, ProtocolError) as error:
-            log.debug("listings_incomplete", why=str(error))
+        head = self._keeper.trust.head
+        if head is None:
             return
-        self.changed.fire()
+        try:
+            await self._adopt(head)
+        except (ArchidError, ProtocolError) as error:
+            log.info("listings_incomplete", why=str(error))
 
-    async def _catch_up(self) -> None:
-        """Complete it from what is here, else from the holders of everything, one by one."""
-        for peer in (None, *self._directory.holders_of_everything()):
-            head = self._keeper.head
+    async def _adopt(self, head: Head) -> None:
+        catalogue = await trio.to_thread.run_sync(self._rows, CATALOGUE, head.catalogue)
+        roster = await trio.to_thread.run_sync(self._rows, ROSTER, head.roster)
+        rows = tuple(CatalogueRow.from_value(row) for row in catalogue)
+        nodes = tuple(RosterRow.from_value(row) for row in roster)
+        if (rows, nodes) != (self.catalogue, self.roster):
+            self.catalogue, self.roster = rows, nodes
+            self.changed.fire()
+
+    async def _catch_up(self) -> bool:
+        """Complete it from what is here, else from the holders of everything, one by one.
+
+        Returns whether there was anybody to ask.
+        """
+        holders = self._directory.holders_of_everything()
+        for peer in (None, *holders):
+            head = self._keeper.trust.head
+            if head is None:
+                break
             try:
                 await self._fetch_list(peer, CATALOGUE, head.catalogue)
                 await self._fetch_list(peer, ROSTER, head.roster)
-                await self._adopt()
+                await self._adopt(head)
                 await self._fetch_grants(peer, head.grants_roots[0])
-            except (PeerRefused, PeerTooSlow, PeerLost, ProtocolError, DocumentMissing) as error:
+            except (ArchidError, ProtocolError) as error:
                 if peer is not None:
                     log.info("listings_not_given", node=peer.node.short, why=str(error))
                 continue
-            if self._keeper.head.order == head.order:
+            if self._keeper.order == head.order:
                 self._complete_for = head.order
                 log.info("listings_complete", serial=head.serial, scripts=len(self.catalogue))
+                self._events.publish("listings.complete", epoch=head.epoch, serial=head.serial)
                 self.changed.fire()
-                return
+                break
+        return bool(holders)
 
     async def _fetch_list(self, peer: Peer | None, list_type: str, list_id: ListId) -> None:
-        if not await trio.to_thread.run_sync(self._documents.has_list, list_id):
+        """Make sure that a list is here with all its pages.
+
+        The index is put last, but pages may have been damaged since, so each is looked for.
+        """
+        try:
+            data = await trio.to_thread.run_sync(self._documents.get_list, list_id)
+        except DocumentMissing:
             if peer is None:
-                raise DocumentMissing("lists", list_id.hex())
+                raise
             answer = await peer.request(GetList(0, list_type, list_id), ListAnswer)
             if ListId.of(answer.index) != list_id:
-                raise FormatError(f"{peer.facts.name} sent another list than the head names")
-            index = self._checked(decode_index(answer.index), list_type)
-            for ref in index.pages:
-                if not await trio.to_thread.run_sync(self._documents.has_page, ref.id):
-                    page = await peer.request(GetPage(0, list_type, list_id, ref.id), PageAnswer)
-                    decode_page(page.page, ref, list_type)
-                    await trio.to_thread.run_sync(self._documents.put_page, page.page)
-            # The index last: who finds it may rely on the pages.
-            await trio.to_thread.run_sync(self._documents.put_list, answer.index)
+                raise FormatError(f"{peer.facts.name} sent another list") from None
+            data = answer.index
+        index = self._checked(decode_index(data), list_type)
+        for ref in await trio.to_thread.run_sync(self._missing_pages, index):
+            if peer is None:
+                raise DocumentMissing("pages", ref.id.hex())
+            page = await peer.request(GetPage(0, list_type, list_id, ref.id), PageAnswer)
+            decode_page(page.page, ref, list_type)
+            await trio.to_thread.run_sync(self._documents.put_page, page.page)
+        await trio.to_thread.run_sync(self._documents.put_list, data)
+
+    def _missing_pages(self, index: ListIndex) -> list[PageRef]:
+        return [ref for ref in index.pages if not self._documents.has_page(ref.id)]
 
     async def _fetch_grants(self, peer: Peer | None, grants_root: DocumentId) -> None:
         if self._keeper.trust.grants(grants_root) is None:
@@ -142,19 +187,17 @@ class Listings:
             await self._keeper.accept_grants(answer.envelope)
         grants = self._keeper.trust.grants(grants_root)
         if grants is None:
-            raise FormatError("the head has changed meanwhile")
+            raise GrantsNotAccepted(grants_root, named=False)
         await self._fetch_list(peer, GRANTS, grants.index)
-        missing = await trio.to_thread.run_sync(self._carry_leaves, grants_root, grants.index)
+        missing = await trio.to_thread.run_sync(self._carry_leaves, grants_root, grants)
         if missing and peer is None:
             raise DocumentMissing("leaves", missing[0].hex())
-        if not missing or peer is None:
-            return
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(LEAF_REQUESTS, len(missing))):
-                    nursery.start_soon(self._fetch_leaves, peer, grants_root, missing)
-        except* (PeerRefused, PeerTooSlow, PeerLost, ProtocolError) as group:
-            raise group.exceptions[0] from None
+        if missing and peer is not None:
+            with one_error():
+                async with trio.open_nursery() as nursery:
+                    for _ in range(min(LEAF_REQUESTS, len(missing))):
+                        nursery.start_soon(self._fetch_leaves, peer, grants_root, missing)
+        await trio.to_thread.run_sync(self._drop_old_leaves, self._keeper.accepted)
 
     async def _fetch_leaves(self, peer: Peer, grants_root: DocumentId, left: list[NodeId]) -> None:
         while left:
@@ -162,17 +205,19 @@ class Listings:
             answer = await peer.request(GetLeaf(0, node, grants_root), LeafAnswer)
             await self._keeper.keep_leaf(answer.leaf, node, grants_root)
 
-    def _carry_leaves(self, grants_root: DocumentId, index: ListId) -> list[NodeId]:
+    def _carry_leaves(self, grants_root: DocumentId, grants: GrantsRoot) -> list[NodeId]:
         """Give every leaf that did not change its path to the new root; return the other nodes.
 
         The Grants list has the hash of each leaf, so only leaves that changed have to come over
         the network, however many nodes there are.
         """
-        rows = [GrantsRow.from_value(row) for row in self._rows(GRANTS, index)]
+        rows = [GrantsRow.from_value(row) for row in self._rows(GRANTS, grants.index)]
+        tree = MerkleTree([row.leaf_hash for row in rows])
+        if (tree.root, len(rows)) != (grants.tree, grants.leaf_count):
+            raise FormatError("the list of leaves is not that of its Grants root")
         held: dict[NodeId, list[DocumentId]] = {}
         for node, root in self._documents.leaves():
             held.setdefault(node, []).append(root)
-        tree = MerkleTree([row.leaf_hash for row in rows])
         missing = []
         for number, row in enumerate(rows):
             roots = held.get(row.node, [])
@@ -190,7 +235,6 @@ class Listings:
                 grants_root=grants_root,
             )
             self._documents.put_leaf(row.node, grants_root, carried.encode())
-        self._drop_old_leaves(held)
         return missing
 
     def _same_leaf(self, row: GrantsRow, roots: Sequence[DocumentId]) -> LeafDocument | None:
@@ -204,13 +248,12 @@ class Listings:
                 return leaf
         return None
 
-    def _drop_old_leaves(self, held: dict[NodeId, list[DocumentId]]) -> None:
+    def _drop_old_leaves(self, accepted: Accepted) -> None:
         """Leaves under older roots are of no use here: every node asks for the newest."""
-        keep = set(self._keeper.head.grants_roots[:LEAF_ROOTS_KEPT])
-        for node, roots in held.items():
-            for root in roots:
-                if root not in keep:
-                    self._documents.remove_leaf(node, root)
+        keep = {grants_root for grants_root, _ in accepted[:LEAF_ROOTS_KEPT]}
+        for node, root in self._documents.leaves():
+            if root not in keep:
+                self._documents.remove_leaf(node, root)
 
     def _rows(self, list_type: str, list_id: ListId) -> Sequence[Value]:
         index = self._checked(decode_index(self._documents.get_list(list_id)), list_type)

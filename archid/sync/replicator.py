@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import trio
 
 from archid.errors import ArchidError
@@ -10,6 +12,8 @@ from archid.store.library import Library
 from archid.sync.fetcher import Fetcher, Want
 from archid.sync.listings import Listings
 from archid.sync.signal import either
+from protocol.ids import ManifestId
+from protocol.paged import CatalogueRow
 
 log = get_logger(__name__)
 
@@ -21,6 +25,7 @@ class Replicator:
         self._listings = listings
         self._fetcher = fetcher
         self._library = library
+        self._linked: dict[str, ManifestId] = {}
 
     async def run(self) -> None:
         """Follow the listings until cancelled."""
@@ -29,18 +34,21 @@ class Replicator:
             rows = self._listings.catalogue
             # Later versions are wanted sooner; among scripts, the order of the Catalogue.
             self._fetcher.want([Want(row.manifest, urgency=-row.version) for row in rows])
-            await self._link_scripts()
+            await trio.to_thread.run_sync(self._link_scripts, rows)
             await either((self._listings.changed, listed), (self._fetcher.placed, placed))
 
-    async def _link_scripts(self) -> None:
-        newest = {row.name: row.manifest for row in self._listings.catalogue}
-        for row in sorted(self._listings.catalogue, key=lambda row: row.version):
-            if self._library.holds(row.manifest):
-                newest[row.name] = row.manifest
-        for manifest in newest.values():
-            if self._library.holds(manifest):
-                try:
-                    root = await trio.to_thread.run_sync(self._library.root, manifest)
-                    await trio.to_thread.run_sync(self._library.link_script, root)
-                except ArchidError as error:
-                    log.error("script_not_linked", manifest=manifest.short, why=error.sentence)
+    def _link_scripts(self, rows: Sequence[CatalogueRow]) -> None:
+        """Let each script's name lead to the latest version of it that is here; blocks."""
+        newest = {
+            row.name: row.manifest
+            for row in sorted(rows, key=lambda row: row.version)
+            if self._library.holds(row.manifest)
+        }
+        for name, manifest in newest.items():
+            if self._linked.get(name) == manifest:
+                continue
+            try:
+                self._library.link_script(self._library.root(manifest))
+                self._linked[name] = manifest
+            except ArchidError as error:
+                log.error("script_not_linked", manifest=manifest.short, why=error.sentence)
