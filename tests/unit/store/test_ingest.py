@@ -672,9 +672,9 @@ def test_a_sparse_file_over_four_gibibytes_is_published_fast_and_stays_sparse(
         file.truncate(size)
         file.seek(size - 1_000_000)
         file.write(noise(1_000_000))
-    began = time.perf_counter()
+    began = time.process_time()
     done, layout = publish(paths, source)
-    seconds = time.perf_counter() - began
+    cpu_seconds = time.process_time() - began
     placed = paths.tree(layout.manifest) / "huge"
     assert placed.stat().st_size == size == done.root.size_bytes
     assert placed.stat().st_blocks * 512 < 64 << 20
@@ -684,8 +684,8 @@ def test_a_sparse_file_over_four_gibibytes_is_published_fast_and_stays_sparse(
     with placed.open("rb") as file:
         file.seek(place.offset)
         assert ChunkId.of(file.read()) == chunk.id
-    # Measured 2.5 s; the bound tells reading 4 GiB of holes from not reading them.
-    assert size / seconds > 0.7e9
+    # CPU time, as neighbours make other time say little; reading the holes took 15 s.
+    assert cpu_seconds < 9
 
 
 def test_the_size_limit_is_checked_before_reading(
