@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
 from archid.control.connection import Exchange, Handler
 from archid.control.credentials import Caller
 from archid.control.node_status import NodeStatus
-from archid.errors import NotFound
+from archid.errors import NotFound, Unavailable
 from archid.store.errors import DocumentMissing
 from archid.store.leaving import forget_membership
 from archid.store.library import Library
@@ -20,6 +20,8 @@ from archid.store.verify import Damage
 from archid.sync.fetch_progress import FetchState
 from archid.sync.fetcher import Fetcher
 from protocol.ids import ManifestId
+
+MAX_VERIFYING: Final = 2
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class NodeMethods:
         self._fetcher = fetcher
         self._listing = listing
         self._end = stop
+        self._verifying = 0
 
     def handlers(self) -> Mapping[str, Handler]:
         """By method name, as `ControlServer` takes them."""
@@ -113,6 +116,20 @@ class NodeMethods:
     async def verify(
         self, _caller: Caller, params: dict[str, Any], exchange: Exchange
     ) -> dict[str, Any]:
+        if self._verifying >= MAX_VERIFYING:
+            # Whoever may look may ask for this, and it keeps the disk and a thread busy.
+            raise Unavailable(
+                f"{self._verifying} commands already verify what this node holds",
+                remedy="Wait until they are done",
+                code="busy",
+            )
+        self._verifying += 1
+        try:
+            return await self._verify_chosen(params, exchange)
+        finally:
+            self._verifying -= 1
+
+    async def _verify_chosen(self, params: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
         chosen = await self._chosen(params["script"], params["manifest"])
         roots = {one: await trio.to_thread.run_sync(self._library.root, one) for one in chosen}
         total_bytes = sum(root.size_bytes for root in roots.values())
