@@ -95,7 +95,10 @@ class Node:
             proof_for=self.leaf.proof_for,
         )
         self.listings = Listings(
-            keeper=self.keeper, documents=state.documents, directory=self.directory
+            keeper=self.keeper,
+            documents=state.documents,
+            directory=self.directory,
+            events=self.events,
         )
         self.deliveries = (
             Deliveries(
