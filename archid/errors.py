@@ -20,6 +20,11 @@ def _without_stop(text: str) -> str:
     return text.strip().removesuffix(".")
 
 
+def with_full_stop(text: str) -> str:
+    """`text` as a sentence ends, unless it ends like one already."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 class ArchidError(Exception):
     """Something went wrong that archid did not foresee; the log has the details."""
 
@@ -38,8 +43,9 @@ class ArchidError(Exception):
     def sentence(self) -> str:
         """What a person reads: the message and the remedy, each a sentence with its full stop."""
         if self.remedy is None:
-            return f"{self.message}."
-        return f"{self.message}. {self.remedy[:1].upper()}{self.remedy[1:]}."
+            return with_full_stop(self.message)
+        remedy = f"{self.remedy[:1].upper()}{self.remedy[1:]}"
+        return f"{with_full_stop(self.message)} {with_full_stop(remedy)}"
 
     def __str__(self) -> str:
         return self.message

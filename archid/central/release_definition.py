@@ -24,6 +24,7 @@ from protocol.limits import MAX_LABEL_BYTES, MAX_SERIAL
 from protocol.paths import check_script_name
 
 SCRIPT_KINDS: Final = ("feature", "sas", "loop")
+REMEDY: Final = "Correct the file and apply it again; nothing was signed"
 TARGET_KINDS: Final = ("site", "room", "node")
 _WITH_VERSION: Final = re.compile(r"(.+)@([0-9]{1,16})", re.DOTALL)
 
@@ -147,7 +148,7 @@ class Targets(_Table):
     @model_validator(mode="after")
     def _some(self) -> Targets:
         if not (self.sites or self.rooms or self.nodes):
-            raise ValueError("[targets] names no server; give sites, rooms or nodes")
+            raise ValueError("it names no server; give sites, rooms or nodes")
         return self
 
     @property
@@ -173,7 +174,7 @@ class ReleaseDefinition(_Table):
     def _in_order(self) -> ReleaseDefinition:
         if self.end <= self.start:
             raise ValueError(
-                f"the release ends ({self.end.isoformat()}) before it starts"
+                f"the release ends ({self.end.isoformat()}) at or before its start"
                 f" ({self.start.isoformat()}); end must be later than start"
             )
         if self.prefetch > self.start:
@@ -219,4 +220,5 @@ def parse_release(text: str, *, source: str) -> ReleaseDefinition:
 
 
 def _invalid(error: ConfigError) -> UsageError:
-    return UsageError(error.message, remedy=error.remedy, code="definition_invalid")
+    remedy = error.remedy or REMEDY
+    return UsageError(error.message, remedy=remedy, code="definition_invalid")

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from archid.central.release_definition import ReleaseDefinition, ScriptChoice
+from archid.central.release_definition import REMEDY, ReleaseDefinition, ScriptChoice
 from archid.central.release_plan import (
     CurrentRelease,
     Estate,
@@ -237,4 +237,4 @@ def _refused(problems: list[str], source: str) -> UsageError:
         message = f"{source} has {len(problems)} mistakes:" + "".join(
             f"\n  {problem}" for problem in problems
         )
-    return UsageError(message, code="definition_invalid")
+    return UsageError(message, remedy=REMEDY, code="definition_invalid")

@@ -16,7 +16,7 @@ import traceback
 from typing import Final
 
 from archid import __version__
-from archid.errors import ArchidError
+from archid.errors import ArchidError, with_full_stop
 
 BROKEN_PIPE_EXIT_CODE: Final = 141  # what a shell reports for SIGPIPE
 
@@ -30,7 +30,7 @@ def report(error: ArchidError, *, as_json: bool) -> int:
         text = json.dumps({"error": error.to_json()}, ensure_ascii=False, indent=2)
         print(_printable(text, sys.stdout.encoding), flush=True)  # noqa: T201
         return error.exit_code
-    lines = [f"{error.message}."] + ([f"{error.remedy}."] if error.remedy else [])
+    lines = [with_full_stop(part) for part in (error.message, error.remedy) if part]
     lines = [_printable(_capitalised(line), sys.stderr.encoding) for line in lines]
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         lines[0] = f"{_RED}{lines[0]}{_RESET}"

@@ -141,10 +141,14 @@ def _read(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file} is not UTF-8 text", remedy="Save it as UTF-8") from error
     except OSError as error:
-        raise UsageError(f"The release file {file} cannot be read ({error.strerror})") from error
+        raise UsageError(
+            f"The release file {file} cannot be read ({error.strerror})", remedy="Check the path"
+        ) from error
     if len(data) > MAX_DEFINITION_BYTES:
-        raise UsageError(f"{file} is larger than {figures.size(MAX_DEFINITION_BYTES)}; no release"
-                         " is that long")  # fmt: skip
+        raise UsageError(
+            f"{file} is larger than {figures.size(MAX_DEFINITION_BYTES)}; no release is that long",
+            remedy="Check that it is the right file",
+        )
     return text
 
 
