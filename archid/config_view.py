@@ -22,7 +22,7 @@ from archid.quantities import format_duration, format_size
 
 Plain = str | int | list[str]
 
-_PASSWORD_IN_URL: Final = re.compile(r"(://[^:/@]*):[^@]*@")
+_PASSWORD_IN_URL: Final = re.compile(r"(://[^:/@]*:)[^@]*(?=@)|([?&]password=)[^&]*")
 
 
 @dataclass(frozen=True)
@@ -73,4 +73,4 @@ def _plain(name: str, value: object) -> Plain:
         return str(value)
     if isinstance(value, int):
         return format_size(value) if name.endswith("_bytes") else value
-    return _PASSWORD_IN_URL.sub(r"\1:***@", str(value))
+    return _PASSWORD_IN_URL.sub(r"\1\2***", str(value))

@@ -29,7 +29,8 @@ _SECRET_WORDS: Final = frozenset(
 _SECRET_TEXT: Final = re.compile(
     r"archid-join-[A-Za-z0-9_=-]+"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|(?<=://)[^/@\s:]*:[^/@\s]*(?=@)",
+    r"|(?<=://)[^/@\s:]*:[^/@\s]*(?=@)"
+    r"|(?<=[?&]password=)[^&\s]+",
     re.DOTALL,
 )
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}

@@ -209,7 +209,7 @@ class _Joining:
         theirs = await pump.peer_hello()
         pump.push(JoinBegin(token.token_id))
         offer = await pump.expect(JoinOffer)
-        trusted, anchor = self._check_offer(offer, pump.stream)
+        trusted, anchor = self._check_offer(offer, theirs, pump.stream)
         payload = join_proof_payload(
             token_id=token.token_id,
             public_key=identity.public_key,
@@ -225,7 +225,9 @@ class _Joining:
         accepted = await pump.expect(JoinAccepted)
         return self._check_accepted(accepted, trusted, anchor)
 
-    def _check_offer(self, offer: JoinOffer, stream: TLSStream) -> tuple[TrustedDocuments, Root]:
+    def _check_offer(
+        self, offer: JoinOffer, theirs: Hello, stream: TLSStream
+    ) -> tuple[TrustedDocuments, Root]:
         """Believe the Root that the token names and those after it, and that this is central."""
         try:
             trusted = TrustedDocuments()
@@ -234,6 +236,8 @@ class _Joining:
             for envelope in envelopes[1:]:
                 trusted.accept_root(envelope)
             root = trusted.root or anchor
+            if theirs.fleet != root.fleet:
+                raise TrustError("it says that it belongs to another fleet than its Root")
             certificate = stream.peer_certificate or b""
             if not signed_by(certificate, root.ca_certificates):
                 raise TrustError("its certificate was not signed by the fleet's CA")

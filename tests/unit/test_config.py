@@ -167,6 +167,12 @@ def test_a_password_in_the_database_url_is_neither_shown_nor_repeated() -> None:
     )
     rows = {row.key: row.value for row in effective_keys(config)}
     assert rows["database"] == "postgresql://archid:***@db/archid"
+    config = parse_config(
+        central + 'central.database = "postgresql:///archid?host=db&password=hunter2&port=1"\n',
+        source="a.toml",
+    )
+    rows = {row.key: row.value for row in effective_keys(config)}
+    assert rows["database"] == "postgresql:///archid?host=db&password=***&port=1"
     assert "hunter2" not in str(refused(central + 'central.database = "mysql://a:hunter2@b"\n'))
 
 

@@ -30,7 +30,7 @@ from archid.store.layout import StatePaths
 from archid.store.trust_file import TrustFile
 from protocol.connection_states import Side
 from protocol.envelope import PublicKey
-from protocol.ids import DocumentId, NodeId
+from protocol.ids import DocumentId, FleetId, NodeId
 from protocol.join_token import JoinToken
 from protocol.messages import (
     ErrorCode,
@@ -123,9 +123,10 @@ class Central:
 
 @asynccontextmanager
 async def serving(
-    fleet: FleetNodes, identity: Identity, desk: TokenDesk | None
+    fleet: FleetNodes, identity: Identity, desk: TokenDesk | None, *, says: FleetId | None = None
 ) -> AsyncIterator[Address]:
     node = fleet.node(identity)
+    node.trusted.fleet = says or node.trusted.fleet
     server = JoinServer(
         doorkeeper=node.doorkeeper,
         roots=lambda: [fleet.signed.sign_root(fleet.root).encode()],
@@ -246,6 +247,17 @@ async def test_the_secret_is_not_told_to_another_node_of_the_fleet(
     central.fleet.sign_state()
     async with serving(central.fleet, ice, central.desk) as address:
         with pytest.raises(TrustFailure, match="another node than the central"):
+            await join_fleet(central.token(addresses=(str(address),)), paths=paths, role="ice")
+    assert central.desk.asked == 0
+
+
+async def test_the_secret_is_not_told_to_a_server_that_names_another_fleet(
+    central: Central, paths: StatePaths
+) -> None:
+    says = FleetId.of(b"another")
+    identity = central.node.identity
+    async with serving(central.fleet, identity, central.desk, says=says) as address:
+        with pytest.raises(TrustFailure, match="another fleet than its Root"):
             await join_fleet(central.token(addresses=(str(address),)), paths=paths, role="ice")
     assert central.desk.asked == 0
 
