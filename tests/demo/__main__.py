@@ -17,7 +17,17 @@ from pathlib import Path
 from types import FrameType
 
 from tests.demo import checks
-from tests.demo.cast import CENTRAL, NAMES, ROOM, SUBNET, TITLE, Fault, Options
+from tests.demo.cast import (
+    CENTRAL,
+    NAMES,
+    NEEDED_BYTES,
+    NEEDED_SMALL_BYTES,
+    ROOM,
+    SUBNET,
+    TITLE,
+    Fault,
+    Options,
+)
 from tests.demo.play import STEPS, Play
 from tests.demo.screen import Picture, Screen
 from tests.demo.story import Story
@@ -37,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         json=chosen.json,
         picture=chosen.picture,
         faults=_faults(parser),
+        needed_bytes=NEEDED_SMALL_BYTES if chosen.small else NEEDED_BYTES,
     )
     screen = Screen(to_stderr=options.json)
     with _interruptible():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -87,15 +87,13 @@ class Options:
     keep: bool = False
     json: bool = False
     picture: Path | None = None
-    faults: frozenset[Fault] = field(default_factory=frozenset)
+    faults: frozenset[Fault] = frozenset()
+    needed_bytes: int = NEEDED_BYTES
+    """Of free disk; twice what the demo takes at its fullest."""
 
     @property
     def shapes(self) -> dict[str, ScriptShape]:
         return SMALL_SHAPES if self.small else SHAPES
-
-    @property
-    def needed_bytes(self) -> int:
-        return NEEDED_SMALL_BYTES if self.small else NEEDED_BYTES
 
     @property
     def addresses(self) -> tuple[str, ...]:

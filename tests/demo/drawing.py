@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from rich.console import Group, RenderableType
+from rich.console import Group, OverflowMethod, RenderableType
 from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
@@ -63,6 +63,7 @@ class Drawing:
         self._marks = ASCII_MARKS if ascii_only else MARKS
         self._bar = ("#", "-") if ascii_only else ("━", "─")
         self._dot = "-" if ascii_only else "·"
+        self._overflow: OverflowMethod = "crop" if ascii_only else "ellipsis"
 
     def whole(self, snapshot: Snapshot, width: int) -> RenderableType:
         """Everything at one moment."""
@@ -88,7 +89,7 @@ class Drawing:
         table = Table.grid(
             Column(width=1),
             Column(no_wrap=True, min_width=21),
-            Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            Column(ratio=1, no_wrap=True, overflow=self._overflow),
             Column(justify="right", no_wrap=True, min_width=6),
             padding=(0, 2, 0, 0),
             pad_edge=False,
@@ -116,7 +117,7 @@ class Drawing:
             Column("holds", no_wrap=True, width=BAR_COLUMNS),
             Column("", no_wrap=True, justify="right", min_width=14),
             Column("fetches", no_wrap=True, justify="right", min_width=9),
-            Column("from", no_wrap=True, overflow="ellipsis", ratio=1),
+            Column("from", no_wrap=True, overflow=self._overflow, ratio=1),
             box=None,
             padding=(0, 2, 0, 0),
             pad_edge=False,
