@@ -2,14 +2,15 @@
 
 The leaf says which releases this server has, from when to fetch them and when they start. A
 release switches with one rename, once all its scripts are here and its start has come. Only
-*withdrawn* takes one away: a release that is absent from the leaf stays as it is.
+*withdrawn* takes one away: a release that is absent from the leaf stays as it is. When two of
+them have the same name, the one that starts later has it.
 """
 
 from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +21,8 @@ from archid.events import EventHub
 from archid.journal import Journal
 from archid.log import get_logger
 from archid.store.bundles import BundleId
-from archid.store.errors import DocumentMissing
 from archid.store.library import Library
+from archid.sync.activations import Activations
 from archid.sync.fetch_progress import FetchState
 from archid.sync.fetcher import Fetcher, Want
 from archid.sync.own_leaf import OwnLeaf
@@ -74,19 +75,21 @@ class Deliveries:
         self._leaf = leaf
         self._fetcher = fetcher
         self._library = library
-        self._journal = journal
         self._events = events
         self._clock = clock
+        self._activations = Activations(journal, clock=clock)
         self._told_ready: set[tuple[ReleaseId, int]] = set()
-        self._activated: dict[ReleaseId, tuple[int, int]] = {}
         self._failures: dict[ReleaseId, str] = {}
+        self._linked: set[ManifestId] = set()
 
     async def run(self) -> None:
         """Work until cancelled."""
+        await self._activations.load()
         while True:
             leaf_seen, placed_seen = self._leaf.changed.version, self._fetcher.placed.version
+            self._forget_gone()
             self._fetcher.want(self._wants())
-            await self._link_scripts()
+            await trio.to_thread.run_sync(self._link_scripts, self.manifests())
             nap_s = LONGEST_NAP_S
             for header in self._headers():
                 nap_s = min(nap_s, await self._advance(header))
@@ -98,13 +101,13 @@ class Deliveries:
         found = []
         for header in sorted(self._headers(), key=lambda one: (one.start_s, one.name)):
             state, reason = self._state(header)
-            generation, when_s = self._activated.get(header.release, (0, 0))
+            done = self._activations.of(header.release)
             found.append(
                 Delivery(
                     header,
                     self._entries(header),
                     state,
-                    when_s if generation == header.generation else None,
+                    done.at_s if done and done.generation == header.generation else None,
                     reason,
                 )
             )
@@ -156,29 +159,42 @@ class Deliveries:
                 )
         return list(wants.values())
 
+    def _is_here(self, header: ReleaseHeader) -> bool:
+        """Whether every script of the release's present generation is."""
+        entries = self._entries(header)
+        return bool(entries) and all(self._library.holds(one.manifest) for one in entries)
+
+    def _forget_gone(self) -> None:
+        """What is remembered of releases that the leaf no longer names."""
+        told = {(one.release, one.generation) for one in self._headers()}
+        self._told_ready &= told
+        for release in self._failures.keys() - {release for release, _ in told}:
+            del self._failures[release]
+
     # Switching
 
     async def _advance(self, header: ReleaseHeader) -> float:
         """Bring one release as far as it can be now; returns after how long to look again."""
+        due_s = LONGEST_NAP_S
         try:
             if header.withdrawn:
                 await self._withdraw(header)
-                return LONGEST_NAP_S
-            entries = self._entries(header)
-            if not entries or not all(self._library.holds(e.manifest) for e in entries):
-                return LONGEST_NAP_S
-            self._tell_ready(header)
-            due_s = header.start_s - self._clock()
-            if due_s > 0:
-                return min(due_s, LONGEST_NAP_S)
-            await self._activate(header, entries)
+            elif self._is_here(header):
+                self._tell_ready(header)
+                due_s = header.start_s - self._clock()
+                if due_s <= 0:
+                    await self._activate(header)
+                    due_s = LONGEST_NAP_S
         except ArchidError as error:
             if self._failures.get(header.release) != error.sentence:
                 log.error("release_not_switched", release=header.name, why=error.sentence)
             self._failures[header.release] = error.sentence
+            # A tree that somebody took away is fetched again.
+            for entry in self._entries(header):
+                await trio.to_thread.run_sync(self._library.look_again, entry.manifest)
             return RETRY_S
         self._failures.pop(header.release, None)
-        return LONGEST_NAP_S
+        return min(due_s, LONGEST_NAP_S)
 
     def _tell_ready(self, header: ReleaseHeader) -> None:
         if (header.release, header.generation) not in self._told_ready:
@@ -186,52 +202,66 @@ class Deliveries:
             log.info("release_ready", release=header.name, generation=header.generation)
             self._publish("release.ready", header)
 
-    async def _activate(self, header: ReleaseHeader, entries: tuple[Entry, ...]) -> None:
-        trees = {entry.kind: entry.manifest for entry in entries}
+    async def _activate(self, header: ReleaseHeader) -> None:
+        if self._gives_way(header):
+            return
+        trees = {entry.kind: entry.manifest for entry in self._entries(header)}
         bundles = self._library.bundles
         bundle = BundleId.of_release(header.release, header.generation, trees)
         if await trio.to_thread.run_sync(bundles.active, header.name) == bundle:
-            self._activated.setdefault(header.release, (header.generation, int(self._clock())))
+            done = self._activations.of(header.release)
+            if done is None or done.generation != header.generation:
+                self._activations.seen(header)
             return
+        if self._clock() >= header.end_s:
+            return  # it came too late, and is not switched to any more
         await trio.to_thread.run_sync(bundles.make, bundle, trees)
         await trio.to_thread.run_sync(bundles.activate, header.name, bundle)
-        self._activated[header.release] = (header.generation, int(self._clock()))
         log.info("release_activated", release=header.name, generation=header.generation)
-        await self._record("release_activated", header)
         self._publish("release.activated", header)
+        await self._activations.activated(header)
+
+    def _gives_way(self, header: ReleaseHeader) -> bool:
+        """Whether another release has this one's name by now."""
+        now = self._clock()
+        return any(
+            other.name == header.name
+            and not other.withdrawn
+            and (other.start_s, other.release) > (header.start_s, header.release)
+            and other.start_s <= now < other.end_s
+            and self._is_here(other)
+            for other in self._headers()
+        )
 
     async def _withdraw(self, header: ReleaseHeader) -> None:
         bundles = self._library.bundles
         if await trio.to_thread.run_sync(bundles.active, header.name) is None:
             return
-        if any(
-            other.name == header.name and not other.withdrawn and other.release != header.release
-            for other in self._headers()
-        ):
-            return  # a newer release of the same name has its place
+        owner = self._activations.owner(header.name)
+        if owner is None:
+            # The journal does not say whose it is: another release of this name may own it.
+            others = (one for one in self._headers() if one.release != header.release)
+            owned = all(other.name != header.name or other.withdrawn for other in others)
+        else:
+            owned = owner == header.release
+        if not owned:
+            return
         await trio.to_thread.run_sync(bundles.deactivate, header.name)
-        self._activated.pop(header.release, None)
         log.info("release_withdrawn", release=header.name, generation=header.generation)
-        await self._record("release_withdrawn", header)
         self._publish("release.withdrawn", header)
+        await self._activations.withdrawn(header)
 
-    async def _link_scripts(self) -> None:
-        """Let ``scripts/<name>`` point to the latest version here, as an operator expects."""
-        for manifest, _ in self.manifests():
-            if self._library.holds(manifest):
-                try:
-                    root = await trio.to_thread.run_sync(self._library.root, manifest)
-                    await trio.to_thread.run_sync(self._library.link_script, root)
-                except (ArchidError, DocumentMissing) as error:
-                    log.error("script_not_linked", manifest=manifest.short, why=str(error))
-
-    async def _record(self, kind: str, header: ReleaseHeader) -> None:
-        fields: dict[str, str | int | bool | bytes | None] = {
-            "release": header.release.hex(),
-            "name": header.name,
-            "generation": header.generation,
-        }
-        await trio.to_thread.run_sync(self._journal.append, kind, fields)
+    def _link_scripts(self, manifests: Sequence[tuple[ManifestId, str]]) -> None:
+        """Let ``scripts/<name>`` lead to the latest version here, as operators expect; blocks."""
+        for manifest, _ in manifests:
+            if manifest in self._linked or not self._library.holds(manifest):
+                continue
+            try:
+                self._library.link_script(self._library.root(manifest))
+                self._linked.add(manifest)
+            except ArchidError as error:
+                log.error("script_not_linked", manifest=manifest.short, why=error.sentence)
+        self._linked.intersection_update(manifest for manifest, _ in manifests)
 
     def _publish(self, event: str, header: ReleaseHeader) -> None:
         self._events.publish(
@@ -249,14 +279,14 @@ class Deliveries:
             return DeliveryState.WITHDRAWN, None
         if failure := self._failures.get(header.release):
             return DeliveryState.FAILED, failure
-        generation, _ = self._activated.get(header.release, (0, 0))
-        if generation == header.generation:
+        done = self._activations.of(header.release)
+        if done is not None and done.generation == header.generation:
             return (DeliveryState.ENDED if now >= header.end_s else DeliveryState.ACTIVE), None
         if now >= header.end_s:
             return DeliveryState.ENDED, None
         entries = self._entries(header)
         progress = [self._fetcher.progress.get(entry.manifest) for entry in entries]
-        if entries and all(self._library.holds(entry.manifest) for entry in entries):
+        if self._is_here(header):
             return DeliveryState.READY, None
         for one in progress:
             if one is not None and one.state is FetchState.FAILED:
