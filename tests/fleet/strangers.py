@@ -31,6 +31,7 @@ SILENCE_S = 30.0
 
 def found_elsewhere(folder: Path) -> tuple[Founded, StatePaths]:
     """Another fleet, with its own root keys, CA and central, on disk only."""
+    folder.mkdir(parents=True, exist_ok=True)
     paths = StatePaths(folder / "state", folder / "scripts")
     founding = Founding(
         fleet_name="another fleet",
