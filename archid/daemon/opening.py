@@ -75,6 +75,9 @@ def open_state(config: Config, stack: ExitStack) -> OpenState:
         floor=journal.floor(),
         now=time.time(),
     )
+    if trust.head is not None:
+        # A crash may have come between the trust file and the journal.
+        journal.raise_floor(trust.head.order)
     trees = TreeStore(paths.trees, Layouts(documents))
     stack.callback(trees.close)
     library = Library(

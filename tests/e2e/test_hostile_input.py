@@ -7,6 +7,7 @@ complain about itself.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,18 @@ def test_after_all_of_that_the_script_can_be_published(fleet: LocalFleet, tmp_pa
     (folder / "reel").write_text("a reel")
     assert fleet.publish(folder, "film", "feature")["version"] == 1
     assert list((fleet.central.state / "staging").iterdir()) == []
+
+
+def test_a_crash_between_trust_file_and_journal_does_not_lower_the_floor(fleet: LocalFleet) -> None:
+    node = fleet.central
+    head = node.status()["trust"]
+    node.process.stop()
+    with sqlite3.connect(node.state / "journal.db") as journal:
+        journal.execute("UPDATE floor SET serial = 1")
+    journal.close()
+    node.process.start()
+    assert node.status()["trust"]["serial"] >= head["serial"] > 1
+    with sqlite3.connect(node.state / "journal.db") as journal:
+        [floor] = journal.execute("SELECT epoch, serial FROM floor")
+    journal.close()
+    assert floor >= (head["epoch"], head["serial"])
