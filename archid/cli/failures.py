@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -20,6 +21,7 @@ from archid.errors import ArchidError, with_full_stop
 
 BROKEN_PIPE_EXIT_CODE: Final = 141  # what a shell reports for SIGPIPE
 
+_TOKEN: Final = re.compile(r"archid-join-\w+", re.IGNORECASE)
 _RED: Final = "\x1b[1;31m"
 _RESET: Final = "\x1b[0m"
 
@@ -44,7 +46,7 @@ def crash(error: BaseException, *, as_json: bool, verbose: bool) -> int:
     path = _keep(details)
     where = f"The details are in {path}" if path else "Run it again with -v to see the details"
     if verbose:
-        print(details, file=sys.stderr)  # noqa: T201
+        print(_TOKEN.sub("archid-join-...", details), file=sys.stderr)  # noqa: T201
     return report(
         ArchidError(
             f"archid hit an unexpected error ({type(error).__name__})",
@@ -70,19 +72,15 @@ def leave_pipe() -> int:
 
 
 def _keep(details: str) -> str | None:
-    words = " ".join(_without_secrets(sys.argv))
+    words = " ".join(sys.argv)
     head = f"archid {__version__}, Python {platform.python_version()}, {platform.platform()}\n"
     try:
         descriptor, path = tempfile.mkstemp(prefix="archid-crash-", suffix=".txt")
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(f"{head}{words}\n\n{details}")
+            stream.write(_TOKEN.sub("archid-join-...", f"{head}{words}\n\n{details}"))
     except OSError:
         return None
     return path
-
-
-def _without_secrets(words: list[str]) -> list[str]:
-    return ["archid-join-..." if word.startswith("archid-join-") else word for word in words]
 
 
 def _capitalised(line: str) -> str:
