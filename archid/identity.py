@@ -171,7 +171,7 @@ def _write_private(path: Path, data: bytes) -> None:
 def _damaged(path: Path) -> ArchidError:
     return StorageError(
         f"{path} is damaged or does not belong to this node",
-        remedy="restore the identity folder from a backup, or join again with a new token",
+        remedy="restore the identity folder from a backup, or run archid leave and join again",
     )
 
 

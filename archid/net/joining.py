@@ -23,7 +23,7 @@ from archid.identity import Identity
 from archid.log import get_logger
 from archid.membership import FILE_NAME, Membership
 from archid.net.certificates import check_own, node_of, signed_by
-from archid.net.errors import PeerLost, PeerRefused
+from archid.net.errors import PeerLost, PeerRefused, TlsRefused
 from archid.net.join_exchange import JoinPump, newcomer_hello
 from archid.net.pump import pumping
 from archid.net.settings import PeerSettings
@@ -58,6 +58,7 @@ _log = get_logger(__name__)
 
 _MAY_BE_RECORDED: Final = {ErrorCode.NOT_READY, ErrorCode.INTERNAL, ErrorCode.OTHER}
 """Refusals after which the token may be used up for this node's key all the same."""
+_PASSING: Final = {*_MAY_BE_RECORDED, ErrorCode.BUSY}
 _REPLACE: Final = "make a new token on central with 'archid token create'"
 
 
@@ -171,6 +172,8 @@ class _Joining:
             except PeerRefused as error:
                 self.may_be_recorded &= error.reason in _MAY_BE_RECORDED
                 raise _refused(error) from error
+            except TlsRefused as error:
+                problems.append(f"{address}: what answers there is no archid ({error})")
             except (PeerLost, OSError) as error:
                 problems.append(f"{address}: {error}")
         raise Unavailable(
@@ -267,8 +270,6 @@ class _Joining:
             facts = trusted.check_leaf(document).facts
             if facts.node != identity.node_id or facts.key != identity.public_key:
                 raise TrustError("the facts are of another node")
-            if facts.role != self._role:
-                raise TrustError(f"the facts give it the role {facts.role!r}")
             check_own(
                 accepted.certificate,
                 node=identity.node_id,
@@ -281,6 +282,15 @@ class _Joining:
                 remedy="look at central's log, then repeat the same command",
                 code="join_unproven",
             ) from error
+        if facts.role != self._role:
+            # The text of the token lied; central's word counts, and this key has used it.
+            raise UsageError(
+                f"Central made this token for the role {facts.role!r}, this node is configured as"
+                f" {self._role!r}",
+                remedy="set [node] role in the configuration and repeat the same command, or "
+                + _REPLACE,
+                code=ErrorCode.TOKEN_WRONG_ROLE.name_text,
+            )
         return _Verified(trusted, anchor, accepted, document, facts)
 
     def _store(self, verified: _Verified) -> None:
@@ -338,7 +348,8 @@ def _refused(error: PeerRefused) -> ArchidError:
         ErrorCode.NOT_READY: "look at 'archid status' on central, and repeat the same command",
     }
     text = error.text or error.reason.name_text
-    return JoinRefused(
+    kind = Unavailable if error.reason in _PASSING else JoinRefused
+    return kind(
         f"Central does not let this node join: {text}",
         remedy=remedies.get(error.reason, _REPLACE),
         code=error.reason.name_text,

@@ -38,7 +38,7 @@ class Refusal:
         lines = self.err.splitlines()
         assert 2 <= len(lines) <= MAX_LINES, f"a sentence and a remedy were expected\n{shown}"
         for line in (lines[0], lines[-1]):
-            assert line[:1].isupper() or line.startswith("archid") or "/" in line.split()[0], shown
+            assert line[:1].isupper() or line[:1].isdigit() or line[:1] in "/'a", shown
         assert lines[-1].endswith("."), f"the remedy is not a sentence\n{shown}"
         assert not (found := _FOR_DEVELOPERS.search(self.err)), f"it says {found!r}\n{shown}"
         assert self.err.isprintable() or all(line.isprintable() for line in lines), shown

@@ -320,7 +320,8 @@ async def test_what_central_sends_is_verified(
         central.desk.role = "repo"
     else:
         central.desk.spoil = spoil
-    with pytest.raises(TrustFailure, match="does not hold"):
+    refusal, says = (UsageError, "configured as") if what == "role" else (TrustFailure, "not hold")
+    with pytest.raises(refusal, match=says):
         await join_fleet(central.token(), paths=paths, role="ice")
     assert not (paths.identity / FILE_NAME).exists()
     assert central.desk.confirmed == []
