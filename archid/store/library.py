@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from archid.errors import StorageError
+from archid.errors import NotFound, StorageError
 from archid.log import get_logger
 from archid.store.adoption import Adopted, adopt_local
 from archid.store.bundles import Bundles
@@ -23,6 +23,7 @@ from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing, stor
 from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
 from archid.store.placing import remove_superseded
+from archid.store.staged_reading import held_bitmaps, read_staged_span, span_of
 from archid.store.staging import Staging
 from archid.store.syscalls import Buffer
 from archid.store.tree_store import TreeStore
@@ -70,6 +71,7 @@ class Library:
         self._linking = threading.Lock()
         self._held: set[ManifestId] = set()
         self._about: dict[ManifestId, About] = {}
+        self._shared: dict[ManifestId, Staging] = {}
 
     def open(self) -> None:
         """Find out what is here and mend what a killed process left; before anything else."""
@@ -174,6 +176,18 @@ class Library:
         """Start or resume putting a version together; hashes what is there already."""
         return Staging.open(self.paths.staging_of(layout.manifest), layout)
 
+    def share(self, staging: Staging) -> None:
+        """Let others have what is verified of a version from now on, until `end_staging`."""
+        with self._lock:
+            self._shared[staging.layout.manifest] = staging
+
+    def end_staging(self, staging: Staging) -> None:
+        """Let go of a staging; what was written stays and can be resumed."""
+        with self._lock:
+            if self._shared.get(staging.layout.manifest) is staging:
+                del self._shared[staging.layout.manifest]
+        staging.close()
+
     def adopt(self, staging: Staging, *, stopped: Callable[[], bool] = lambda: False) -> Adopted:
         """Take over what other versions here already hold, until `stopped`."""
         try:
@@ -260,18 +274,35 @@ class Library:
     # Going out
 
     def piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
-        """A piece of a version that is held; raises DocumentMissing when it is not one of its."""
-        if not self.holds(manifest) or all(
-            ref.id != piece for ref in self.layout(manifest).root.pieces
-        ):
+        """A piece of a version that is here, be it in part; raises DocumentMissing otherwise."""
+        here = self.holds(manifest) or self._staged(manifest) is not None
+        if not here or all(ref.id != piece for ref in self.layout(manifest).root.pieces):
             raise DocumentMissing("pieces", piece.hex())
         return self.documents.get_piece(piece)
+
+    def shared_bitmaps(self, manifest: ManifestId) -> list[tuple[int, bytes]] | None:
+        """What can be read of a version that is being fetched; None when it is not."""
+        staging = self._staged(manifest)
+        return None if staging is None else held_bitmaps(staging)
+
+    def _staged(self, manifest: ManifestId) -> Staging | None:
+        with self._lock:
+            return self._shared.get(manifest)
 
     def read_span(self, manifest: ManifestId, piece: PieceId, n: int, skip: bytes) -> Buffer:
         """The wanted chunks of a span, every one hashed just now.
 
         Raises NotFound, ChunkCorrupt, StorageError.
         """
+        staging = self._staged(manifest)
+        if staging is not None:
+            try:
+                span = span_of(staging.layout, piece, n)
+                return read_staged_span(staging, span, skip)
+            except NotFound as error:
+                if error.code != "unknown_manifest":
+                    raise
+                # It has just become a tree.
         layout, span = self.trees.span(manifest, piece, n)
         parts = self.trees.read_span(layout, span, skip)
         return parts[0] if parts else b""

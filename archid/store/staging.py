@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Self
 
 from blake3 import blake3
 
-from archid.errors import StorageError
+from archid.errors import NotFound, StorageError
 from archid.store import syscalls
 from archid.store.chunk_reading import READ_BYTES, check_chunks, chunks_of
 from archid.store.errors import ChunkCorrupt, ChunkMissing, DiskFull, storage_error
@@ -193,6 +193,26 @@ class Staging:
         with self.lock:
             self._write(chunks)
 
+    def open_for_reading(self, file: FileEntry) -> int:
+        """A descriptor of a staged file, the caller's to close; raises OSError.
+
+        Raises NotFound (code unknown_manifest) when this staging has been closed.
+        """
+        with self.lock:
+            if self.folder.fd < 0:
+                raise NotFound(
+                    f"The manifest {self.layout.manifest.short} is not being fetched any more",
+                    code="unknown_manifest",
+                )
+            return self.folder.open_file(file.path)
+
+    def forget_chunk(self, at: int) -> None:
+        """A chunk was found rotten where it stands: it is missing again, at every place."""
+        home = self.layout.home(at)
+        with self.lock:
+            for n in (home, *self._repeats.get(home, ())):
+                self._uncount(n)
+
     def finish(self, target: Path) -> None:
         """Make the tree appear at `target`, whole, read-only and on disk.
 
@@ -351,10 +371,13 @@ class Staging:
     def _forget(self, file: FileEntry) -> None:
         """The file is gone or shared with others: whatever was counted in it is missing again."""
         for at in chunks_of(file):
-            if self._held[at]:
-                self._held[at] = 0
-                self.held_bytes -= self.layout.chunk(at).length
-                self._missing_of[file.number] += 1
+            self._uncount(at)
+
+    def _uncount(self, at: int) -> None:
+        if self._held[at]:
+            self._held[at] = 0
+            self.held_bytes -= self.layout.chunk(at).length
+            self._missing_of[self.layout.place(at).file] += 1
 
     def _drop_open(self, number: int) -> None:
         fd = self._open_files.pop(number, None)

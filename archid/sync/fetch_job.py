@@ -25,6 +25,7 @@ from archid.store.staging import Staging
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.one_error import one_error
 from archid.sync.sources import Sources
+from archid.sync.span_exchange import SpanExchange
 from archid.sync.span_run import SpanRun, plan_spans
 from protocol.envelope import Envelope
 from protocol.errors import FormatError, ProtocolError, TrustError
@@ -61,6 +62,7 @@ class FetchJob:
         library: Library,
         root: Callable[[], Root],
         events: EventHub,
+        spans: SpanExchange,
         seed: bytes,
         ask_first: bool = False,
     ) -> None:
@@ -71,6 +73,7 @@ class FetchJob:
         self._library = library
         self._root = root
         self._events = events
+        self._spans = spans
         self._seed = seed
         self._told_at = -math.inf
 
@@ -107,7 +110,7 @@ class FetchJob:
             self._tell(force=True)
             await trio.to_thread.run_sync(self._library.place, staging)
         finally:
-            staging.close()
+            self._library.end_staging(staging)
 
     # The manifest and its pieces
 
@@ -195,15 +198,18 @@ class FetchJob:
         planned = await trio.to_thread.run_sync(
             partial(plan_spans, layout, staging, seed=self._seed)
         )
-        run = SpanRun(
-            planned,
-            staging,
-            sources=self._sources,
-            progress=self.progress,
-            tell=self._tell,
-            report_liar=self._report_liar,
-        )
-        await run.run()
+        with self._spans.telling(self._manifest) as verified:
+            self._library.share(staging)
+            run = SpanRun(
+                planned,
+                staging,
+                sources=self._sources,
+                progress=self.progress,
+                tell=self._tell,
+                verified=verified,
+                report_liar=self._report_liar,
+            )
+            await run.run()
 
     def _report_liar(self, peer: Peer, why: str) -> None:
         name = peer.facts.name

@@ -190,6 +190,7 @@ class Fetcher:
             library=self._library,
             root=lambda: self._keeper.root,
             events=self._events,
+            spans=self._directory.spans,
             seed=self._node,
             ask_first=retry is not None and retry.ask_first,
         )

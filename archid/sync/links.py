@@ -28,7 +28,7 @@ from archid.sync.trust_restoring import decode_envelope
 from protocol.errors import ProtocolError
 from protocol.grants import LeafDocument, Proof
 from protocol.ids import ManifestId, NodeId
-from protocol.messages import ErrorCode, HeadAnnounce, Message, PeerHints
+from protocol.messages import ErrorCode, HaveUpdate, HeadAnnounce, Message, PeerHints
 from protocol.refusals import NodeDenied
 
 log = get_logger(__name__)
@@ -85,6 +85,7 @@ class Links:
             keeper=self._keeper,
             documents=self._keeper.documents,
             library=self._library,
+            spans=self._directory.spans,
             on_damage=self._on_damage,
         )
         self._directory.add(peer)
@@ -124,6 +125,8 @@ class Links:
                 await self._doorkeeper.accept_head(decode_envelope(notice.head), peer.request)
             finally:
                 await self._keeper.take_grants(notice.grants)
+        elif isinstance(notice, HaveUpdate):
+            self._directory.spans.announced(peer, notice)
         elif isinstance(notice, PeerHints) and peer.facts.reads_everything:
             self._addresses.learn(notice.hints)
 

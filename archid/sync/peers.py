@@ -6,6 +6,7 @@ from archid.events import EventHub
 from archid.log import get_logger
 from archid.net.peer import Peer
 from archid.sync.signal import Signal
+from archid.sync.span_exchange import SpanExchange
 from protocol.ids import NodeId
 
 log = get_logger(__name__)
@@ -16,6 +17,8 @@ class PeerDirectory:
 
     def __init__(self, events: EventHub) -> None:
         self.changed = Signal()
+        self.spans = SpanExchange()
+        """What these peers and this node tell one another about spans."""
         self._events = events
         self._peers: list[Peer] = []
 

@@ -9,7 +9,7 @@ connection lives on; only a peer that was revoked is cut off.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Final
 
 import trio
@@ -22,6 +22,7 @@ from archid.store.documents import DocumentStore
 from archid.store.errors import ChunkCorrupt, DocumentMissing
 from archid.store.library import Library
 from archid.sync.access import Access
+from archid.sync.span_exchange import SpanExchange, SpanNews
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
@@ -44,6 +45,7 @@ from protocol.messages import (
     GetSpan,
     GrantsAnswer,
     HaveAnswer,
+    HaveUpdate,
     HeadAnswer,
     LeafAnswer,
     ListAnswer,
@@ -74,6 +76,7 @@ class Session:
         keeper: TrustKeeper,
         documents: DocumentStore,
         library: Library,
+        spans: SpanExchange,
         on_damage: Callable[[ManifestId, ChunkCorrupt], Awaitable[None]],
     ) -> None:
         self._peer = peer
@@ -81,15 +84,18 @@ class Session:
         self._keeper = keeper
         self._documents = documents
         self._library = library
+        self._spans = spans
+        self._following: dict[ManifestId, tuple[SpanNews, int]] = {}
         self._on_damage = on_damage
 
     async def run(self) -> None:
         """Answer until the peer is gone."""
-        try:
-            async for request in self._peer.requests:
-                await self._serve(request)
-        except PeerLost:
-            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tell_spans)
+            with suppress(PeerLost):
+                async for request in self._peer.requests:
+                    await self._serve(request)
+            nursery.cancel_scope.cancel()
 
     async def _serve(self, request: Request) -> None:
         try:
@@ -152,9 +158,7 @@ class Session:
                         request.request, piece, await self._piece(request.manifest, piece)
                     )
             case GetHave():
-                if not self._library.holds(request.manifest):
-                    raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here")
-                yield HaveAnswer(request.request, complete=True, bitmaps=())
+                yield await self._have(request)
             case GetSpan():
                 yield await self._span(request)
             case _:
@@ -209,6 +213,41 @@ class Session:
             return await trio.to_thread.run_sync(self._documents.get_manifest, manifest)
         except DocumentMissing as error:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
+
+    async def _have(self, request: GetHave) -> Answer:
+        manifest = request.manifest
+        # Looked at first: what is verified meanwhile is told twice rather than not at all.
+        news = self._spans.news(manifest)
+        told = len(news.came) if news else 0
+        if self._library.holds(manifest):
+            return HaveAnswer(request.request, complete=True, bitmaps=())
+        bitmaps = await trio.to_thread.run_sync(self._library.shared_bitmaps, manifest)
+        if bitmaps is None:
+            raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here")
+        if news is not None:
+            self._following[manifest] = (news, told)
+            self._spans.changed.fire()  # some may have come before this was followed
+        return HaveAnswer(request.request, complete=False, bitmaps=tuple(bitmaps))
+
+    async def _tell_spans(self) -> None:
+        """Pass on what is verified here of versions whose have-map the peer has asked for."""
+        seen = -1
+        while True:
+            seen = await self._spans.changed.wait(seen)
+            for manifest, (news, told) in list(self._following.items()):
+                try:
+                    self._access.judge_again()
+                    while told < len(news.came) and self._access.may_read(manifest):
+                        await self._peer.announce(HaveUpdate(manifest, *news.came[told]))
+                        told += 1
+                except (PeerLost, ProtocolError):
+                    return  # whoever judges the peer ends its connection
+                if self._following[manifest][0] is not news:
+                    continue  # asked for anew meanwhile
+                if news.ended or not self._access.may_read(manifest):
+                    del self._following[manifest]
+                else:
+                    self._following[manifest] = (news, told)
 
     async def _span(self, request: GetSpan) -> Answer:
         try:

@@ -8,7 +8,7 @@ reads `ready` and waits on `changed`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,13 +21,16 @@ from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal
 from protocol.fetch import COMPLETE, SpanKey
 from protocol.fetch_events import Have
-from protocol.ids import ManifestId
+from protocol.ids import ManifestId, PieceId
+from protocol.layout import Span
 from protocol.messages import Entitle, GetHave, HaveAnswer
 
 log = get_logger(__name__)
 
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
+MAX_TOLD: Final = 16_384
+"""Announcements kept of one peer before a fetch makes use of them; it is asked again anyway."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +39,19 @@ class HaveMap:
 
     complete: bool
     bitmaps: Mapping[int, bytes]
+    told: set[tuple[PieceId, int]] = field(default_factory=set)
+    """What it has announced since, until somebody makes use of it."""
 
-    def of(self, spans: Iterable[SpanKey]) -> Have:
+    def of(self, spans: Mapping[SpanKey, Span]) -> Have:
         """Those of `spans` that it holds."""
         if self.complete:
             return COMPLETE
-        return {span for span in spans if self._has(span)}
+        told = self.told
+        return {
+            key
+            for key, span in spans.items()
+            if self._has(key) or (told and (span.piece, span.n) in told)
+        }
 
     def _has(self, span: SpanKey) -> bool:
         bitmap = self.bitmaps.get(span.piece_index, b"")
@@ -54,6 +64,7 @@ class _Followed:
 
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     failed: trio.Event = field(default_factory=trio.Event)
+    told: set[tuple[PieceId, int]] = field(default_factory=set)
 
 
 class Sources:
@@ -70,24 +81,38 @@ class Sources:
         self.refusals: dict[str, str] = {}
         """Why connected peers, by name, do not serve this: for people."""
         self.changed = Signal()
+        self.heard: Callable[[Peer, PieceId, int], bool] | None = None
+        """Called with what a peer announces; False keeps it for who looks at `ready` later."""
         self._directory = directory
         self._proof = proof
         self._followed: dict[Peer, _Followed] = {}
 
     async def run(self) -> None:
         """Follow the directory until cancelled."""
+        listening = self._directory.spans.listening(self.manifest, self._announced)
         async with trio.open_nursery() as nursery:
-            seen = -1
-            while True:
-                seen = await self._directory.changed.wait(seen)
-                present = set(self._directory.one_per_node())
-                for peer in self._followed.keys() - present:
-                    self._followed.pop(peer).scope.cancel()
-                    self.refusals.pop(peer.facts.name, None)
-                    self._unready(peer)
-                for peer in present - self._followed.keys():
-                    followed = self._followed[peer] = _Followed()
-                    nursery.start_soon(self._follow, peer, followed)
+            with listening:
+                await self._follow_all(nursery)
+
+    async def _follow_all(self, nursery: trio.Nursery) -> None:
+        seen = -1
+        while True:
+            seen = await self._directory.changed.wait(seen)
+            present = set(self._directory.one_per_node())
+            for peer in self._followed.keys() - present:
+                self._followed.pop(peer).scope.cancel()
+                self.refusals.pop(peer.facts.name, None)
+                self._unready(peer)
+            for peer in present - self._followed.keys():
+                followed = self._followed[peer] = _Followed()
+                nursery.start_soon(self._follow, peer, followed)
+
+    def _announced(self, peer: Peer, piece: PieceId, n: int) -> None:
+        followed = self._followed.get(peer)
+        if followed is None or (self.heard is not None and self.heard(peer, piece, n)):
+            return
+        if len(followed.told) < MAX_TOLD:
+            followed.told.add((piece, n))
 
     def names(self) -> tuple[str, ...]:
         """Who is ready, for people."""
@@ -125,7 +150,9 @@ class Sources:
                 followed.failed = trio.Event()
                 asked_at = trio.current_time()
                 try:
-                    have = await self._ask(peer)
+                    # Announcements may overtake the answer that they are to be added to.
+                    followed.told = set()
+                    have = await self._ask(peer, followed.told)
                 except PeerRefused as refused:
                     self.refusals[peer.facts.name] = refused.text
                     code = refused.reason.name_text
@@ -144,7 +171,7 @@ class Sources:
                 await trio.sleep(wait_s)
                 wait_s = min(wait_s * 2, LONGEST_RETRY_S)
 
-    async def _ask(self, peer: Peer) -> HaveMap:
+    async def _ask(self, peer: Peer, told: set[tuple[PieceId, int]]) -> HaveMap:
         await peer.request(Entitle(0, self.manifest, self._proof()))
         answer = await peer.request(GetHave(0, self.manifest), HaveAnswer)
-        return HaveMap(answer.complete, dict(answer.bitmaps))
+        return HaveMap(answer.complete, dict(answer.bitmaps), told)

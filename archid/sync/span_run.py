@@ -30,6 +30,7 @@ from protocol.fetch import (
     DropPeer,
     FetchPlan,
     Finished,
+    PeerHas,
     PeerJoined,
     SpanCorrupt,
     SpanKey,
@@ -40,6 +41,7 @@ from protocol.fetch import (
 )
 from protocol.fetch import PeerLost as PlanPeerLost
 from protocol.fetch_events import DropReason, FetchEffect, FetchEvent, PeerName
+from protocol.ids import PieceId
 from protocol.layout import Layout, Span
 from protocol.messages import ErrorCode, GetSpan, SpanAnswer
 
@@ -72,6 +74,8 @@ class _Joined(NamedTuple):
 
     peer: Peer
     have: HaveMap
+    told: set[SpanKey]
+    """What the peer has announced since."""
 
 
 class SpanRun:
@@ -85,14 +89,17 @@ class SpanRun:
         sources: Sources,
         progress: FetchProgress,
         tell: Callable[[], None],
+        verified: Callable[[PieceId, int], None],
         report_liar: Callable[[Peer, str], None],
     ) -> None:
         self._plan, self._spans = planned
+        self._piece_index = {span.piece: span.piece_index for span in self._spans.values()}
         self._staging = staging
         self._manifest = staging.layout.manifest
         self._sources = sources
         self._progress = progress
         self._tell = tell
+        self._verified = verified
         self._report_liar = report_liar
         self._writers = trio.CapacityLimiter(WRITERS)
         self._happened, self._inbox = trio.open_memory_channel[FetchEvent](math.inf)
@@ -102,11 +109,15 @@ class SpanRun:
 
     async def run(self) -> None:
         """Return when nothing is missing, however long peers take; raises StorageError."""
-        with one_error():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._follow_sources)
-                await self._feed(nursery)
-                nursery.cancel_scope.cancel()
+        self._sources.heard = self._heard
+        try:
+            with one_error():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._follow_sources)
+                    await self._feed(nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._sources.heard = None
 
     async def _feed(self, nursery: trio.Nursery) -> None:
         """Give the machine what happens, and do what it says, until it has finished."""
@@ -135,12 +146,25 @@ class SpanRun:
                     self._happened.send_nowait(PlanPeerLost(name))
             for peer, have in sources.ready.items():
                 if peer.node not in self._joined:
-                    self._joined[peer.node] = _Joined(peer, have)
+                    self._joined[peer.node] = _Joined(peer, have, set())
                     self._happened.send_nowait(PeerJoined(peer.node, have.of(self._spans)))
             if self._joined:
                 self._progress.fetching(sources.names())
             else:
                 self._progress.waiting(sources.why_none())
+
+    def _heard(self, peer: Peer, piece: PieceId, n: int) -> bool:
+        """A peer has announced a span; False while the machine does not know the peer."""
+        joined = self._joined.get(peer.node)
+        if joined is None or joined.peer is not peer:
+            return False
+        index = self._piece_index.get(piece)
+        key = None if index is None else SpanKey(index, n)
+        # Each once: whoever repeats itself costs no steps.
+        if key in self._spans and key not in joined.told and not joined.have.complete:
+            joined.told.add(key)
+            self._happened.send_nowait(PeerHas(peer.node, key))
+        return True
 
     def _apply(self, effects: Iterable[FetchEffect], nursery: trio.Nursery) -> bool:
         """Do what the machine says; True when it has finished."""
@@ -198,6 +222,7 @@ class SpanRun:
             log.warning("span_corrupt", node=peer.node.short, why=str(fault))
             return SpanCorrupt(peer.node, key)
         self._progress.held_bytes = self._staging.held_bytes
+        self._verified(span.piece, span.n)
         return SpanReceived(peer.node, key)
 
     def _refused(self, peer: Peer, key: SpanKey, code: ErrorCode) -> FetchEvent | None:

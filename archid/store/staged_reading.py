@@ -1,0 +1,110 @@
+"""Serving spans of a version that is still being put together.
+
+Neighbours help one another before any of them is complete. What was verified when it was written
+is hashed again when it is read, as everything that leaves is; a chunk that no longer holds counts
+as missing from then on, so that no tree can be made of it. A staging folder may become a tree, or
+be given up, at any moment: then `NotFound` says that it is not here any more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+from blake3 import blake3
+
+from archid.errors import NotFound
+from archid.store import syscalls
+from archid.store.errors import ChunkCorrupt, storage_error
+from archid.store.staging import Staging
+from protocol.ids import PieceId
+from protocol.layout import FileEntry, Layout, Place, Span
+
+
+def span_of(layout: Layout, piece: PieceId, n: int) -> Span:
+    """The span that a peer named; raises NotFound (code unknown_span), FormatError."""
+    for index, ref in enumerate(layout.root.pieces):
+        if ref.id == piece:
+            return layout.spans[layout.span_index(index, n)]
+    raise _unknown(layout, "there is no such piece")
+
+
+def held_bitmaps(staging: Staging) -> list[tuple[int, bytes]]:
+    """Which spans can be served: piece by piece, without the pieces that have none.
+
+    A span counts when every chunk that occurs first in it is held: whoever asks leaves out the
+    others, which belong to other spans.
+    """
+    found: dict[int, bytearray] = {}
+    spans = staging.layout.spans
+    for number in staging.held_spans():
+        span = spans[number]
+        bitmap = found.setdefault(span.piece_index, bytearray())
+        bitmap.extend(bytes(max(0, span.n // 8 + 1 - len(bitmap))))
+        bitmap[span.n // 8] |= 1 << span.n % 8
+    return sorted((index, bytes(bitmap)) for index, bitmap in found.items())
+
+
+def read_staged_span(staging: Staging, span: Span, skip: bytes) -> memoryview:
+    """The bytes of a span's chunks that `skip` does not leave out, every one hashed just now.
+
+    Raises NotFound (`unknown_span` when one of them is missing, `unknown_manifest` when the
+    staging has ended), ChunkCorrupt, StorageError.
+    """
+    layout = staging.layout
+    wanted = [
+        at
+        for n, at in enumerate(span.chunks)
+        if n // 8 >= len(skip) or not skip[n // 8] >> n % 8 & 1
+    ]
+    if not all(staging.is_held(at) for at in wanted):
+        raise _unknown(layout, "it is not held whole yet")
+    view = memoryview(bytearray(sum(layout.chunk(at).length for at in wanted)))
+    start = 0
+    for file, offset, run in _runs(layout, wanted):
+        length = sum(layout.chunk(at).length for at in run)
+        _read(staging, file, view[start : start + length], offset)
+        start += length
+    start = 0
+    for at in wanted:
+        ref = layout.chunk(at)
+        if blake3(view[start : start + ref.length]).digest() != ref.id:
+            staging.forget_chunk(at)
+            raise ChunkCorrupt(ref.id, f"in {staging.path}")
+        start += ref.length
+    return view
+
+
+def _runs(layout: Layout, wanted: Sequence[int]) -> Iterator[tuple[FileEntry, int, list[int]]]:
+    """Chunks that stand one after the other in one file, to be read in one call."""
+    run: list[int] = []
+    first = end = Place(0, 0)
+    for at in wanted:
+        place = layout.place(at)
+        if not run or place != end:
+            if run:
+                yield layout.files[first.file], first.offset, run
+            run, first = [], place
+        run.append(at)
+        end = Place(place.file, place.offset + layout.chunk(at).length)
+    if run:
+        yield layout.files[first.file], first.offset, run
+
+
+def _read(staging: Staging, file: FileEntry, view: memoryview, offset: int) -> None:
+    try:
+        fd = staging.open_for_reading(file)
+        try:
+            syscalls.pread_into(fd, view, offset)
+        finally:
+            os.close(fd)
+    except FileNotFoundError:
+        return  # its bytes will not hold
+    except OSError as error:
+        raise storage_error(error, staging.path / file.path) from error
+
+
+def _unknown(layout: Layout, why: str) -> NotFound:
+    return NotFound(
+        f"That span of the manifest {layout.manifest.short} is not here: {why}", code="unknown_span"
+    )

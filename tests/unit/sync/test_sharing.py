@@ -1,0 +1,200 @@
+"""Neighbours help one another before any of them holds a version whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from archid.net.errors import PeerRefused
+from archid.store.staging import Staging
+from archid.sync import span_run
+from archid.sync.fetcher import Want
+from protocol.ids import PieceId
+from protocol.layout import Span
+from protocol.messages import Entitle, ErrorCode, GetHave, GetSpan, HaveAnswer, SpanAnswer
+from tests.expected_errors import ErrorWatch
+from tests.unit.store.trees import Version, assert_tree
+from tests.unit.sync.sync_nodes import (
+    MIB,
+    SyncFleet,
+    SyncNode,
+    connect,
+    entries,
+    linked,
+    reel,
+    release,
+    running,
+    until,
+)
+
+
+@dataclass
+class Cinema:
+    """Two servers of one cinema that may have a film, and one of another that may not."""
+
+    film: Version
+    salle: SyncNode
+    sas: SyncNode
+    stranger: SyncNode
+
+
+@pytest.fixture
+def cinema(tmp_path: Path) -> Iterator[Cinema]:
+    fleet = SyncFleet(tmp_path)
+    # A chunk that occurs in two spans belongs to the first alone.
+    film = fleet.publish("film", {**reel(1, 6 * MIB), "again.bin": reel(1, 6 * MIB)["reel.bin"]})
+    salle, sas = fleet.enrol("salle", site="lyon"), fleet.enrol("sas", site="lyon")
+    stranger = fleet.enrol("stranger", site="paris")
+    for one in (salle, sas):
+        fleet.give(one, entries(release("Dune"), feature=film))
+    fleet.sign()
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(fleet.node(one)) for one in (salle, sas, stranger)]
+        yield Cinema(film, *nodes)
+
+
+@contextmanager
+def fetching(node: SyncNode, film: Version) -> Iterator[tuple[Staging, Callable[[Span], None]]]:
+    """A node in the middle of a fetch; the function gives it one span more."""
+    node.hold_documents(film)
+    staging = node.library.stage(film.layout)
+    with node.directory.spans.telling(film.manifest) as verified:
+        node.library.share(staging)
+
+        def take(span: Span) -> None:
+            skip = staging.skip(span)
+            staging.write_span(span, skip, film.span_bytes(span, skip))
+            verified(span.piece, span.n)
+
+        yield staging, take
+    node.library.end_staging(staging)
+
+
+async def test_what_a_neighbour_verifies_is_passed_on_at_once(
+    cinema: Cinema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is not announced is not found out by asking again either.
+    monkeypatch.setattr(span_run, "ASK_AGAIN_S", float("inf"))
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    spans = [span for span in film.layout.spans if film.layout.wanted_bytes(span)]
+    assert len(spans) > 4
+    with fetching(salle, film) as (_, take):
+        take(spans[0])
+        sas.fetcher.want([Want(film.manifest, 0)])
+        async with running(sas.fetcher.run) as nursery:
+            await connect(nursery, sas, salle)
+            progress = sas.fetcher.progress[film.manifest]
+            for span in spans[1:]:
+                # It has all that the neighbour has, long before the neighbour has all.
+                held = salle.library.shared_bitmaps(film.manifest)
+                await has(sas, film, held)
+                assert not salle.library.holds(film.manifest)
+                assert not sas.library.holds(film.manifest)
+                take(span)
+            await until(lambda: sas.library.holds(film.manifest), sas.fetcher.placed)
+            assert progress.received_bytes == sum(map(film.layout.wanted_bytes, spans))
+    assert_tree(sas.library.tree(film.manifest), film.tree)
+
+
+async def has(node: SyncNode, film: Version, bitmaps: list[tuple[int, bytes]] | None) -> None:
+    """Wait until a node's fetch has verified these spans."""
+    await until(
+        lambda: node.library.shared_bitmaps(film.manifest) == bitmaps, node.directory.spans.changed
+    )
+
+
+async def test_a_node_in_mid_fetch_gives_what_it_has_and_refuses_what_it_has_not(
+    cinema: Cinema,
+) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    first, second, *_ = film.layout.spans
+    with fetching(salle, film) as (_, take):
+        take(second)
+        async with linked(sas, salle) as link:
+            peer = link.left
+            await peer.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
+            have = await peer.request(GetHave(0, film.manifest), HaveAnswer)
+            [(piece_index, bitmap)] = have.bitmaps
+            assert (have.complete, piece_index) == (False, 0)
+            # Those of the second file have nothing of their own.
+            own = [n for n, span in enumerate(film.layout.spans) if film.layout.wanted_bytes(span)]
+            assert [n for n in own if bitmap[n // 8] >> n % 8 & 1] == [1]
+            held = GetSpan(0, film.manifest, second.piece, second.n, b"")
+            answer = await peer.request(held, SpanAnswer)
+            assert bytes(answer.data) == film.span_bytes(second)
+            with pytest.raises(PeerRefused) as refused:
+                await peer.request(GetSpan(0, film.manifest, first.piece, first.n, b""))
+            assert refused.value.reason is ErrorCode.UNKNOWN_SPAN
+            with pytest.raises(PeerRefused) as refused:
+                await peer.request(GetSpan(0, film.manifest, PieceId(bytes(32)), 0, b""))
+            assert refused.value.reason is ErrorCode.UNKNOWN_SPAN
+
+
+async def test_another_cinema_is_told_nothing_of_what_is_being_fetched(cinema: Cinema) -> None:
+    film, salle, stranger = cinema.film, cinema.salle, cinema.stranger
+    first, *_ = film.layout.spans
+    heard: list[int] = []
+    with fetching(salle, film) as (_, take):
+        take(first)
+        async with linked(stranger, salle) as link:
+            listener = stranger.directory.spans.listening(
+                film.manifest, lambda _peer, _piece, n: heard.append(n)
+            )
+            with listener:
+                for request in (
+                    GetHave(0, film.manifest),
+                    GetSpan(0, film.manifest, first.piece, first.n, b""),
+                ):
+                    with pytest.raises(PeerRefused) as refused:
+                        await link.left.request(request)
+                    assert refused.value.reason is ErrorCode.NOT_ENTITLED
+                take(film.layout.spans[1])
+                with pytest.raises(PeerRefused):
+                    await link.left.request(GetHave(0, film.manifest))
+    assert heard == []
+
+
+async def test_rotten_bytes_of_an_unfinished_version_are_not_sent_and_not_placed(
+    cinema: Cinema, expected_errors: ErrorWatch
+) -> None:
+    expected_errors.expect("chunk_rotten")
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    first, *_ = film.layout.spans
+    with fetching(salle, film) as (staging, take):
+        take(first)
+        held_bytes = staging.held_bytes
+        path = staging.path / film.layout.files[0].path
+        with path.open("r+b") as file:
+            file.seek(10)
+            file.write(b"rot")
+        async with linked(sas, salle) as link:
+            await link.left.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
+            request = GetSpan(0, film.manifest, first.piece, first.n, b"")
+            with pytest.raises(PeerRefused) as refused:
+                await link.left.request(request)
+            assert refused.value.reason is ErrorCode.CHUNK_CORRUPT
+        assert staging.held_bytes < held_bytes
+        assert not staging.is_span_held(first)
+        take(first)
+        assert staging.held_bytes == held_bytes
+
+
+async def test_a_version_that_becomes_a_tree_meanwhile_is_served_from_there(
+    cinema: Cinema,
+) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    with fetching(salle, film) as (staging, take):
+        for span in film.layout.spans:
+            take(span)
+        async with linked(sas, salle) as link:
+            await link.left.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
+            await trio.to_thread.run_sync(salle.library.place, staging)
+            span = film.layout.spans[-1]
+            request = GetSpan(0, film.manifest, span.piece, span.n, b"")
+            answer = await link.left.request(request, SpanAnswer)
+            assert bytes(answer.data) == film.span_bytes(span)
