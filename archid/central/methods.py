@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from archid.central.estate import Place
+from archid.central.fleet_view import FleetView
 from archid.central.publish_dialogue import PublishDialogue
 from archid.central.release_plan import ReleasePlan
 from archid.central.releases import detail_json, summary_json
@@ -21,19 +22,22 @@ from archid.control.credentials import Caller
 class CentralMethods:
     """Handlers over one `CentralService`."""
 
-    def __init__(self, service: CentralService, publish: PublishDialogue) -> None:
+    def __init__(self, service: CentralService, publish: PublishDialogue, view: FleetView) -> None:
         self._service = service
         self._publish = publish
+        self._view = view
 
     def handlers(self) -> Mapping[str, Handler]:
         """By method name, as `ControlServer` takes them."""
         return {
+            "fleet": self.fleet,
             "publish": self._publish,
             "release.apply": self.apply_release,
             "release.list": self.list_releases,
             "release.show": self.show_release,
             "token.create": self.create_token,
             "token.list": self.list_tokens,
+            "why": self.why,
         }
 
     async def apply_release(
@@ -67,7 +71,18 @@ class CentralMethods:
     async def show_release(
         self, _caller: Caller, params: dict[str, Any], _exchange: Exchange
     ) -> dict[str, Any]:
-        return detail_json(await self._service.release(params["release"]))
+        release = await self._service.release(params["release"])
+        return detail_json(release, lambda node: self._view.standing(node, release.release))
+
+    async def fleet(
+        self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        return await self._view.fleet()
+
+    async def why(
+        self, _caller: Caller, params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        return await self._view.why(params["node"], params["release"])
 
     async def create_token(
         self, caller: Caller, params: dict[str, Any], _exchange: Exchange

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from typing import Final
 
 import sqlalchemy as sa
@@ -233,14 +234,21 @@ def summary_json(release: CurrentRelease) -> dict[str, object]:
     }
 
 
-def detail_json(release: CurrentRelease) -> dict[str, object]:
-    """A whole release, as the control socket shows it; what servers report is not known here."""
+Standing = Callable[[NodeId], tuple[str, str | None]]
+"""How a release stands on a node, in the state's word and a sentence of reason."""
+
+
+def detail_json(
+    release: CurrentRelease, standing: Standing = lambda _: ("unknown", None)
+) -> dict[str, object]:
+    """A whole release, as the control socket shows it; `standing` is what servers report."""
+    targets = []
+    for server in sorted(release.servers.values()):
+        state, reason = standing(server.node)
+        targets.append(server_json(server) | {"state": state, "reason": reason})
     return summary_json(release) | {
         "scripts": [script_json(script) for script in release.scripts.values()],
-        "targets": [
-            server_json(server) | {"state": "unknown"}
-            for server in sorted(release.servers.values())
-        ],
+        "targets": targets,
         "applied_s": release.changed_s,
     }
 

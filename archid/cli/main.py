@@ -28,6 +28,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run", "Run the daemon in the foreground."),
     "publish": ("publish", "Publish a folder as the next version of a script."),
     "release": ("release", "Define which servers get which scripts, and when."),
+    "fleet": ("fleet", "Show every node of the fleet and how its releases stand."),
+    "why": ("why", "Say why a release stands on a node as it does."),
     "status": ("status", "Show what this node is, has, fetches and lacks."),
     "scripts": ("scripts", "List the script versions that this node holds or should hold."),
     "verify": ("verify", "Read every held file again and compare it with what was published."),

@@ -79,9 +79,7 @@ class NodeStatus:
         free, total = self.library.available_bytes()
         held_bytes = await trio.to_thread.run_sync(self.library.held_bytes)
         traffic = self.switchboard.traffic
-        deliveries = self.deliveries.deliveries() if self.deliveries is not None else []
-        reasons = self._reasons(now, deliveries, free)
-        level = max((reason.level for reason in reasons), key=LEVELS.index, default="ok")
+        level, reasons, deliveries = self.health()
         paths = self.library.paths
         return {
             "software": f"archid {__version__}",
@@ -117,6 +115,14 @@ class NodeStatus:
                 "span_bytes_sent": traffic.span_bytes_sent,
             },
         }
+
+    def health(self) -> tuple[str, list[Reason], list[Delivery]]:
+        """How the node is in one word, why, and the deliveries that were looked at."""
+        free, _ = self.library.available_bytes()
+        deliveries = self.deliveries.deliveries() if self.deliveries is not None else []
+        reasons = self._reasons(self.clock(), deliveries, free)
+        level = max((reason.level for reason in reasons), key=LEVELS.index, default="ok")
+        return level, reasons, deliveries
 
     def peers(self) -> list[dict[str, Any]]:
         """Every admitted peer, and every address that is being dialled without success."""

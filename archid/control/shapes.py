@@ -169,4 +169,33 @@ RELEASE_SCRIPT_KEYS: Final[dict[str, Schema]] = {
 RELEASE_SCRIPT: Final = opened(**RELEASE_SCRIPT_KEYS)
 PLANNED_SCRIPT: Final = opened(**RELEASE_SCRIPT_KEYS, change=CHANGE)
 PLANNED_TARGET: Final = opened(**NODE_FACTS, change=CHANGE)
-RELEASE_TARGET: Final = opened(**NODE_FACTS, state={"enum": [*DELIVERY_STATE["enum"], "unknown"]})
+RELEASE_TARGET: Final = opened(
+    **NODE_FACTS,
+    state={"enum": [*DELIVERY_STATE["enum"], "unknown"]},
+    reason=nullable(TEXT),
+)
+
+FLEET_NODE: Final = opened(
+    node=HASH,
+    name=TEXT,
+    role=ROLE,
+    site=TEXT,
+    room=TEXT,
+    server_kind=SERVER_KIND,
+    seen_s=nullable(TIME),
+    silent=BOOLEAN,
+    software=TEXT,
+    health=nullable(HEALTH_LEVEL),
+    reasons=array(TEXT),
+    free_bytes=nullable(BYTES),
+    head=nullable(HEAD_ORDER),
+    releases=array(
+        opened(
+            release=RELEASE_ID,
+            name=TEXT,
+            generation=COUNT,
+            state=TEXT,
+            reason=nullable(TEXT),
+        )
+    ),
+)

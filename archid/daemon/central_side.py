@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from archid.addresses import Address
+from archid.central.fleet_view import FleetView
 from archid.central.homecoming import Homecoming
 from archid.central.methods import CentralMethods
 from archid.central.publish_dialogue import PublishDialogue
@@ -31,6 +32,7 @@ from archid.store.library import Library
 from archid.sync.listings import Listings
 from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal
+from archid.sync.states import NodeStates
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.errors import ProtocolError
 
@@ -49,6 +51,7 @@ class CentralSide:
         keeper: TrustKeeper,
         listings: Listings,
         directory: PeerDirectory,
+        states: NodeStates,
         events: EventHub,
         advertised: Sequence[Address],
     ) -> None:
@@ -66,7 +69,7 @@ class CentralSide:
         stack.callback(self._service.close)
         _explain_trees(state.library, self._service.publications())
         publish = PublishDialogue(self._service, library=state.library, events=events)
-        self._methods = CentralMethods(self._service, publish)
+        self._methods = CentralMethods(self._service, publish, FleetView(self._service, states))
         self._homecoming = Homecoming(
             self._service,
             node=state.identity.node_id,

@@ -21,6 +21,7 @@ import trio
 from archid import __version__
 from archid.addresses import Address
 from archid.config import Config
+from archid.control.account import account_of
 from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
@@ -49,6 +50,8 @@ from archid.sync.listings import Listings
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peers import PeerDirectory
 from archid.sync.replicator import Replicator
+from archid.sync.signal import either
+from archid.sync.states import Account, NodeStates
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.ids import ManifestId
 
@@ -114,6 +117,15 @@ class Node:
         self.addresses = AddressBook(
             state.paths.addresses, node, config.node.role, self._advertised()
         )
+        self.states = NodeStates(
+            state.identity,
+            incarnation=state.journal.advance("incarnation"),
+            keeper=self.keeper,
+            leaf=self.leaf,
+            events=self.events,
+            account=self._account,
+            roster=self.listings.facts_of,
+        )
         self._central = self._open_central(stack)
         self._doorkeeper = TrustedDoorkeeper(
             node=node,
@@ -132,6 +144,7 @@ class Node:
             leaf=self.leaf,
             library=state.library,
             addresses=self.addresses,
+            states=self.states,
             on_damage=self._report_damage,
             on_admitted=self._central.on_admitted if self._central else _nothing,
         )
@@ -154,6 +167,7 @@ class Node:
         self.dialer = Dialer(
             self.switchboard, DialerSettings(), random=SystemRandom(), now=time.time
         )
+        self._status = self._make_status()
 
     def _open_central(self, stack: ExitStack) -> CentralSide | None:
         if not self._services.control_plane:
@@ -168,13 +182,13 @@ class Node:
             keeper=self.keeper,
             listings=self.listings,
             directory=self.directory,
+            states=self.states,
             events=self.events,
             advertised=self._advertised(),
         )
 
     async def run(self) -> None:
         """Run until stopped; raises ArchidError when a service cannot start."""
-        started_s = int(time.time())
         await self.leaf.load()
         self._listener = await open_listener(self._config.network.listen)
         try:
@@ -182,7 +196,7 @@ class Node:
                 nursery.start_soon(self._watch_signals)
                 self._control = ControlServer(
                     self._config.control,
-                    self._handlers(started_s),
+                    self._handlers(),
                     self.events,
                     role=self._config.node.role,
                 )
@@ -211,6 +225,7 @@ class Node:
             self.leaf.run,
             self.fetcher.run,
             self.dialer.run,
+            self.states.run,
             self._dial_what_is_known,
             self._follow_roots,
             self._release_idle,
@@ -256,14 +271,16 @@ class Node:
 
     async def _dial_what_is_known(self) -> None:
         """Dial what the configuration, the membership and other nodes name."""
-        seen = -1
+        told, spoken = self.addresses.changed, self.states.changed
         while True:
-            seen = await self.addresses.changed.wait(seen)
+            seen = (told, told.version), (spoken, spoken.version)
             wanted = {*self._config.network.peers, *self.addresses.addresses()}
+            wanted.update(self.states.neighbours())
             if self._central is None:
                 wanted.update(self._state.membership.central_addresses)
             wanted.difference_update(self._advertised())
             self.dialer.want(wanted)
+            await either(*seen)
 
     async def _follow_roots(self) -> None:
         """Believe the CAs of a new Root from its arrival on."""
@@ -298,8 +315,8 @@ class Node:
 
     # The control socket
 
-    def _handlers(self, started_s: int) -> Mapping[str, Handler]:
-        status = NodeStatus(
+    def _make_status(self) -> NodeStatus:
+        return NodeStatus(
             role=self._config.node.role,
             node=self._state.identity.node_id.hex(),
             membership=self._state.membership,
@@ -312,12 +329,17 @@ class Node:
             fetcher=self.fetcher,
             library=self._state.library,
             documents=self._state.documents,
-            started_s=started_s,
+            started_s=int(time.time()),
             deliveries=self.deliveries,
             extra_reasons=self._central.reasons if self._central else _no_reasons,
         )
+
+    async def _account(self) -> Account:
+        return await account_of(self._status)
+
+    def _handlers(self) -> Mapping[str, Handler]:
         methods = NodeMethods(
-            status,
+            self._status,
             library=self._state.library,
             fetcher=self.fetcher,
             listing=self._central.listing if self._central else self._listing,

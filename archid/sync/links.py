@@ -23,6 +23,7 @@ from archid.sync.address_book import AddressBook
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peers import PeerDirectory
 from archid.sync.session import Session
+from archid.sync.states import NodeStates
 from archid.sync.trust_keeper import TrustKeeper
 from archid.sync.trust_restoring import decode_envelope
 from protocol.errors import ProtocolError
@@ -53,6 +54,7 @@ class Links:
         leaf: OwnLeaf,
         library: Library,
         addresses: AddressBook,
+        states: NodeStates,
         on_damage: Callable[[ManifestId, ChunkCorrupt], Awaitable[None]],
         on_admitted: OnAdmitted = _nothing,
     ) -> None:
@@ -62,6 +64,7 @@ class Links:
         self._leaf = leaf
         self._library = library
         self._addresses = addresses
+        self._states = states
         self._on_damage = on_damage
         self._on_admitted = on_admitted
 
@@ -96,6 +99,7 @@ class Links:
                 nursery.start_soon(self._judge_again, peer, access)
                 nursery.start_soon(self._announce_heads, peer)
                 nursery.start_soon(self._send_hints, peer)
+                nursery.start_soon(self._states.attend, peer)
                 nursery.start_soon(self._admitted, peer)
                 await peer.closed.wait()
                 nursery.cancel_scope.cancel()
@@ -127,6 +131,8 @@ class Links:
                 await self._keeper.take_grants(notice.grants)
         elif isinstance(notice, HaveUpdate):
             self._directory.spans.announced(peer, notice)
+        elif isinstance(notice, States | StateDigest):
+            self._states.take(peer, notice)
         elif isinstance(notice, PeerHints) and peer.facts.reads_everything:
             self._addresses.learn(notice.hints)
 

@@ -27,6 +27,7 @@ from archid.sync.trust_keeper import Accepted, TrustKeeper
 from protocol.canonical import Value
 from protocol.documents import GrantsRoot
 from protocol.errors import FormatError, ProtocolError
+from protocol.facts import NodeFacts
 from protocol.grants import LeafDocument, node_leaf_hash
 from protocol.head import Head
 from protocol.ids import DocumentId, ListId, NodeId
@@ -77,11 +78,16 @@ class Listings:
         self.changed = Signal()
         self.catalogue: tuple[CatalogueRow, ...] = ()
         self.roster: tuple[RosterRow, ...] = ()
+        self._facts: dict[NodeId, NodeFacts] = {}
         self._keeper = keeper
         self._documents = documents
         self._directory = directory
         self._events = events
         self._complete_for: tuple[int, int] | None = None
+
+    def facts_of(self, node: NodeId) -> NodeFacts | None:
+        """Who a node is by the Roster, None when it is not in it or no Roster is here."""
+        return self._facts.get(node)
 
     async def run(self) -> None:
         """Follow the heads until cancelled."""
@@ -124,6 +130,7 @@ class Listings:
         nodes = tuple(RosterRow.from_value(row) for row in roster)
         if (rows, nodes) != (self.catalogue, self.roster):
             self.catalogue, self.roster = rows, nodes
+            self._facts = {row.facts.node: row.facts for row in nodes}
             self.changed.fire()
 
     async def _catch_up(self) -> bool:

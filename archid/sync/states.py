@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 
 import trio
 
+from archid.addresses import Address, parse_address
 from archid.events import EventHub
 from archid.identity import Identity
 from archid.log import get_logger
@@ -43,6 +44,7 @@ SHORTEST_S: Final = 5.0
 """A node says something new at most this often, unless it is its first word."""
 SILENT_AFTER_S: Final = 3 * SIGN_OF_LIFE_S
 QUEUED_MESSAGES: Final = 256
+MAX_NEIGHBOUR_ADDRESSES: Final = 64
 
 
 _Link: TypeAlias = tuple[Peer, trio.MemorySendChannel[States | StateDigest]]
@@ -108,6 +110,21 @@ class NodeStates:
     def is_silent(self, state: NodeState) -> bool:
         """Whether a node has said nothing for so long that it must be down or cut off."""
         return self._clock() - state.issued_s > SILENT_AFTER_S
+
+    def neighbours(self) -> tuple[Address, ...]:
+        """Where the other nodes of this site can be reached, by their own account."""
+        own = self._leaf.facts
+        if own is None or own.reads_everything or not own.site:
+            return ()
+        found: list[Address] = []
+        for node, state in sorted(self._states.items()):
+            facts = self.facts(node)
+            if node == own.node or facts is None or facts.site != own.site:
+                continue
+            for text in state.addresses:
+                with suppress(ValueError):
+                    found.append(parse_address(text))
+        return tuple(found[:MAX_NEIGHBOUR_ADDRESSES])
 
     def poke(self) -> None:
         """Something about this node may have changed."""

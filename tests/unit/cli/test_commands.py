@@ -126,11 +126,71 @@ HANDLERS: dict[str, Handler] = {
     "verify": verify,
     "release.apply": release_apply,
     "release.list": answering({"releases": [SUMMARY]}),
+    "fleet": answering(
+        {
+            "nodes": [
+                {
+                    "node": samples.HASH,
+                    "name": "lyon-3-salle",
+                    "role": "ice",
+                    "site": "lyon",
+                    "room": "3",
+                    "server_kind": "salle",
+                    "seen_s": samples.NOW_S,
+                    "silent": False,
+                    "software": "0.1.0",
+                    "health": "attention",
+                    "reasons": ["Only 0.4 GB are free where the scripts are"],
+                    "free_bytes": 0,
+                    "head": {"epoch": 1, "serial": 41},
+                    "releases": [
+                        {
+                            "release": samples.RELEASE,
+                            "name": "blue-hour",
+                            "generation": 3,
+                            "state": "fetching",
+                            "reason": None,
+                        }
+                    ],
+                },
+                {
+                    "node": samples.OTHER_HASH,
+                    "name": "lyon-3-sas",
+                    "role": "ice",
+                    "site": "lyon",
+                    "room": "3",
+                    "server_kind": "sas",
+                    "seen_s": None,
+                    "silent": True,
+                    "software": "",
+                    "health": None,
+                    "reasons": [],
+                    "free_bytes": None,
+                    "head": None,
+                    "releases": [],
+                },
+            ],
+            "head": {"epoch": 1, "serial": 42},
+        }
+    ),
+    "why": answering(
+        {
+            "node": "lyon-3-sas",
+            "release": "blue-hour",
+            "generation": 3,
+            "state": "unknown",
+            "sentence": "lyon-3-sas has said nothing yet",
+            "remedy": "Start archid on it",
+            "solved": False,
+            "evidence": ["central: generation 3 is active"],
+            "seen_s": None,
+        }
+    ),
     "release.show": answering(
         {
             **SUMMARY,
             "scripts": [SCRIPT],
-            "targets": [{**TARGET, "state": "active"}],
+            "targets": [{**TARGET, "state": "active", "reason": None}],
             "applied_s": samples.NOW_S,
         }
     ),
@@ -174,6 +234,9 @@ HANDLERS: dict[str, Handler] = {
         ("verify", "verify", 7, "panels/1.bin: its bytes have changed"),
         ("release.list", "release list", 0, "301 MB"),
         ("release.show", "release show blue-hour", 0, "lyon-3-salle"),
+        ("fleet", "fleet", 0, "blue-hour fetching"),
+        ("fleet", "fleet", 0, "never"),
+        ("why", "why lyon-3-sas blue-hour", 0, "Start archid on it."),
         ("release.apply", "release apply - --dry-run", 0, "12 more servers"),
         ("release.apply", "release apply - --yes", 0, "generation 3 to 4"),
         ("token.list", "token list", 0, "repo-paris"),
@@ -424,7 +487,7 @@ def test_the_version_is_quick_and_the_daemons_side_imports_no_terminal() -> None
     assert best_s < 0.25
     code = (
         "import sys, trio, archid.cli.main\n"
-        "trio.run = lambda run, config: None\n"
+        "trio.run = lambda *what: None\n"
         "assert archid.cli.main.run(['run', '--config', 'config/ice.toml']) == 0\n"
         "import archid.control.server\n"
         "print({'rich.console', 'sqlalchemy', 'jsonschema', 'archid.central'} & set(sys.modules))"
