@@ -29,7 +29,15 @@ from archid.sync.trust_restoring import decode_envelope
 from protocol.errors import ProtocolError
 from protocol.grants import LeafDocument, Proof
 from protocol.ids import ManifestId, NodeId
-from protocol.messages import ErrorCode, HaveUpdate, HeadAnnounce, Message, PeerHints
+from protocol.messages import (
+    ErrorCode,
+    HaveUpdate,
+    HeadAnnounce,
+    Message,
+    PeerHints,
+    StateDigest,
+    States,
+)
 from protocol.refusals import NodeDenied
 
 log = get_logger(__name__)
@@ -129,10 +137,10 @@ class Links:
                 await self._doorkeeper.accept_head(decode_envelope(notice.head), peer.request)
             finally:
                 await self._keeper.take_grants(notice.grants)
-        elif isinstance(notice, HaveUpdate):
-            self._directory.spans.announced(peer, notice)
         elif isinstance(notice, States | StateDigest):
             self._states.take(peer, notice)
+        elif isinstance(notice, HaveUpdate):
+            self._directory.spans.announced(peer, notice)
         elif isinstance(notice, PeerHints) and peer.facts.reads_everything:
             self._addresses.learn(notice.hints)
 
