@@ -28,6 +28,7 @@ from protocol.messages import (
     GOSSIP,
     JOINING,
     MEANINGS,
+    REACTIONS,
     SESSION,
     Message,
     Request,
@@ -110,9 +111,12 @@ def join_diagram() -> str:
 
 
 def error_table() -> str:
-    """Number, name and meaning of every error code."""
-    rows = ["| number | code | meaning |", "|--:|---|---|"]
-    rows += [f"| {code.value} | `{code.name_text}` | {text} |" for code, text in MEANINGS.items()]
+    """Number, name and meaning of every error code, and what a node does that gets it."""
+    rows = ["| number | code | meaning | a node that gets it |", "|--:|---|---|---|"]
+    rows += [
+        f"| {code.value} | `{code.name_text}` | {text} | {REACTIONS[code]} |"
+        for code, text in MEANINGS.items()
+    ]
     return "\n".join(rows)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from protocol.messages.codes import MEANINGS, ErrorCode
+from protocol.messages.codes import MEANINGS, REACTIONS, ErrorCode
 from protocol.messages.content import (
     Entitle,
     Entitled,
@@ -123,6 +123,7 @@ __all__ = [
     "MEANINGS",
     "MESSAGE_TYPES",
     "NONCE_BYTES",
+    "REACTIONS",
     "SESSION",
     "Answer",
     "Cancel",

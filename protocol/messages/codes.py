@@ -1,7 +1,7 @@
 """Error codes: why something was refused or a connection ended, in one word.
 
-The number is on the wire, the name in logs and in SPEC.md. What a code means for the one who
-gets it is said here once; SPEC.md's table is made from it.
+The number is on the wire, the name in logs and in SPEC.md. What a code means, and what a node
+does that gets it, is said here once; SPEC.md's table is made from it.
 """
 
 from __future__ import annotations
@@ -73,4 +73,35 @@ MEANINGS: Final[dict[ErrorCode, str]] = {
     ErrorCode.INTERNAL: "The other side failed; its log says why.",
     ErrorCode.CONNECTION_LOST: "Never sent: the connection ended without a word.",
     ErrorCode.OTHER: "Never sent: a code that this version does not know.",
+}
+
+_AGAIN: Final = "Connects again after its usual wait."
+_PERSON: Final = "Tells a person; trying again changes nothing."
+
+REACTIONS: Final[dict[ErrorCode, str]] = {
+    ErrorCode.CLOSING: _AGAIN,
+    ErrorCode.PROTOCOL_ERROR: "Connects again after a wait that grows; one side has a defect.",
+    ErrorCode.LIMIT_EXCEEDED: "As `protocol_error`; for a request, asks for less or elsewhere.",
+    ErrorCode.VERSION_MISMATCH: "Tells a person, and connects again after a wait that grows.",
+    ErrorCode.WRONG_FLEET: "Tells a person, and connects again after a wait that grows.",
+    ErrorCode.BAD_PROOF: "Connects again and proves itself under the newest Grants that it can get;"
+    " for `Entitle`, shows the newest entry.",
+    ErrorCode.DENIED: "Ends the use of this peer; connects again after a wait that grows, since a"
+    " later head may think otherwise.",
+    ErrorCode.NOT_ENTITLED: "Shows its newest entry, at once if its leaf has changed and else after"
+    " a wait that grows; meanwhile it asks others.",
+    ErrorCode.NOT_READY: "Asks again after a wait that grows; meanwhile it asks others.",
+    ErrorCode.BUSY: "Asks again after a wait that grows; meanwhile it asks others.",
+    ErrorCode.CANCELLED: "Nothing: it has asked for this.",
+    ErrorCode.UNKNOWN_DOCUMENT: "Asks others; asks again when the peer may have caught up.",
+    ErrorCode.UNKNOWN_MANIFEST: "Asks others; asks again after a wait that grows.",
+    ErrorCode.UNKNOWN_SPAN: "Asks others until the peer says that it holds the span.",
+    ErrorCode.CHUNK_CORRUPT: "Asks others until the peer says that it holds the span.",
+    ErrorCode.TOKEN_INVALID: _PERSON,
+    ErrorCode.TOKEN_EXPIRED: _PERSON,
+    ErrorCode.TOKEN_USED: _PERSON,
+    ErrorCode.TOKEN_WRONG_ROLE: _PERSON,
+    ErrorCode.INTERNAL: "Asks others; asks again after a wait that grows.",
+    ErrorCode.CONNECTION_LOST: _AGAIN,
+    ErrorCode.OTHER: "As `internal`.",
 }

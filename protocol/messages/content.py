@@ -24,6 +24,7 @@ from protocol.limits import (
     MAX_PIECES_ASKED,
     MAX_PROOF_BYTES,
     MAX_ROLE_NAME_BYTES,
+    MAX_SIGNATURES_BYTES,
     MAX_SPAN_CHUNKS,
     MIB,
     SPAN_TARGET_BYTES,
@@ -46,7 +47,7 @@ from protocol.messages.wire import (
 )
 
 SPAN_NUMBER: Final = number(0, 65535)
-MAX_PUBLICATION_BYTES: Final = MAX_MANIFEST_BYTES + 8 * KIB
+MAX_PUBLICATION_BYTES: Final = MAX_MANIFEST_BYTES + MAX_SIGNATURES_BYTES
 """A manifest's root in its envelope."""
 
 

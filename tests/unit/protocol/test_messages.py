@@ -15,6 +15,7 @@ from protocol.frames import FLAG_OPTIONAL, Frame, FrameReader
 from protocol.limits import MAX_ERROR_TEXT_BYTES, MAX_FRAME_BYTES, MAX_PROOF_BYTES
 from protocol.messages import (
     MEANINGS,
+    REACTIONS,
     MESSAGE_TYPES,
     Entitle,
     ErrorCode,
@@ -144,7 +145,7 @@ def test_error_codes_of_newer_versions_read_as_other() -> None:
 
 
 def test_every_error_code_says_what_it_means() -> None:
-    assert set(MEANINGS) == set(ErrorCode)
+    assert set(MEANINGS) == set(REACTIONS) == set(ErrorCode)
 
 
 def test_texts_for_people_are_cut_and_made_printable() -> None:
