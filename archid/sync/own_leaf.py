@@ -52,6 +52,7 @@ class OwnLeaf:
         log.info("leaf_accepted", releases=len(held[1].releases))
         self._events.publish("leaf.accepted", node=self.node.hex())
         self.changed.fire()
+        await self._keeper.forget_old_leaves(self.node)
 
     @property
     def leaf(self) -> Leaf | None:
@@ -151,4 +152,3 @@ class OwnLeaf:
             leaf = await peer.request(GetLeaf(0, self.node, grants_root), LeafAnswer)
             await keeper.keep_leaf(leaf.leaf, self.node, grants_root)
             await self.load()
-        await keeper.forget_old_leaves(self.node)
