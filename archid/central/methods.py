@@ -35,8 +35,11 @@ class CentralMethods:
             "release.apply": self.apply_release,
             "release.list": self.list_releases,
             "release.show": self.show_release,
+            "release.withdraw": self.withdraw_release,
+            "revoke": self.revoke,
             "token.create": self.create_token,
             "token.list": self.list_tokens,
+            "trust_database": self.trust_database,
             "why": self.why,
         }
 
@@ -59,9 +62,12 @@ class CentralMethods:
         return self._plan_json(plan, signed=True)
 
     def _plan_json(self, plan: ReleasePlan, *, signed: bool) -> dict[str, Any]:
-        epoch, serial = self._service.state.order
-        head = {"epoch": epoch, "serial": serial} if signed else None
+        head = self._head_json() if signed else None
         return {**plan.to_json(), "signed": signed, "head": head}
+
+    def _head_json(self) -> dict[str, int]:
+        epoch, serial = self._service.state.order
+        return {"epoch": epoch, "serial": serial}
 
     async def list_releases(
         self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange
@@ -73,6 +79,38 @@ class CentralMethods:
     ) -> dict[str, Any]:
         release = await self._service.release(params["release"])
         return detail_json(release, lambda node: self._view.standing(node, release.release))
+
+    async def withdraw_release(
+        self, caller: Caller, params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        taken = await self._service.withdraw_release(
+            params["release"], confirm=params["confirm"], by=caller.user_name
+        )
+        return {
+            "release": taken.release.hex(),
+            "name": taken.name,
+            "servers": sorted(server.name for server in taken.servers.values()),
+            "head": self._head_json(),
+        }
+
+    async def revoke(
+        self, caller: Caller, params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        node = await self._service.remove_node(
+            params["node"], confirm=params["confirm"], by=caller.user_name
+        )
+        return {
+            "node": node.node.hex(),
+            "name": node.name,
+            "role": node.place.role,
+            "head": self._head_json(),
+        }
+
+    async def trust_database(
+        self, caller: Caller, _params: dict[str, Any], _exchange: Exchange
+    ) -> dict[str, Any]:
+        await self._service.trust_database(by=caller.user_name)
+        return {"head": self._head_json()}
 
     async def fleet(
         self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange

@@ -30,6 +30,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "release": ("release", "Define which servers get which scripts, and when."),
     "fleet": ("fleet", "Show every node of the fleet and how its releases stand."),
     "why": ("why", "Say why a release stands on a node as it does."),
+    "revoke": ("revoke", "Put a node out of the fleet, at once."),
+    "trust-database": ("trust_database", "Let a central whose REPOs are lost sign again."),
     "status": ("status", "Show what this node is, has, fetches and lacks."),
     "scripts": ("scripts", "List the script versions that this node holds or should hold."),
     "verify": ("verify", "Read every held file again and compare it with what was published."),

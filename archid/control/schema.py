@@ -230,6 +230,27 @@ METHODS: Final[dict[str, Method]] = {
             roles=("central",),
         ),
         Method(
+            "release.withdraw",
+            params=strict(release=NAME, confirm=BOOLEAN),
+            result=opened(release=RELEASE_ID, name=TEXT, servers=array(TEXT), head=HEAD_ORDER),
+            changes=True,
+            roles=("central",),
+        ),
+        Method(
+            "revoke",
+            params=strict(node=NAME, confirm=BOOLEAN),
+            result=opened(node=HASH, name=TEXT, role=ROLE, head=HEAD_ORDER),
+            changes=True,
+            roles=("central",),
+        ),
+        Method(
+            "trust_database",
+            params=strict(),
+            result=opened(head=HEAD_ORDER),
+            changes=True,
+            roles=("central",),
+        ),
+        Method(
             "fleet",
             params=strict(),
             result=opened(nodes=array(FLEET_NODE), head=HEAD_ORDER),

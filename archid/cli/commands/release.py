@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from archid.cli import figures
+from archid.cli.consent import has_consent
 from archid.cli.options import session_command
 from archid.cli.output import heading, indented, pairs, table
 from archid.cli.session import Session
@@ -129,6 +130,21 @@ def show(session: Session, release: str) -> None:
     )
 
 
+@session_command("withdraw")
+@click.argument("release")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def withdraw(session: Session, release: str, yes: bool) -> None:
+    """Take RELEASE away from every server, at once; the scripts stay on their disks for a while."""
+    if not has_consent(session, f"Take {release} away from every server?", yes=yes):
+        return
+    result = session.call("release.withdraw", {"release": release, "confirm": True})
+    session.screen.result(
+        result,
+        Text.assemble(("Withdrawn: ", "ok"), (result["name"], "name"), " from "),
+        indented(Text(", ".join(result["servers"]) or "no server")),
+    )
+
+
 def _read(file: Path) -> str:
     """The text of the definition. Raises UsageError naming the file."""
     try:
@@ -219,5 +235,5 @@ def _targets(targets: list[Json], verbose: bool) -> RenderableType:
                             style="quiet"))  # fmt: skip
 
 
-for each in (apply, list_releases, show):
+for each in (apply, list_releases, show, withdraw):
     command.add_command(each)
