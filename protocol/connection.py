@@ -181,6 +181,8 @@ class Connection:
             raise LocalProtocolError(f"{kind.__name__} is sent by the machine itself")
         if kind not in ALLOWED[self._state]:
             raise LocalProtocolError(f"{kind.__name__} is not allowed in {self._state.name}")
+        if kind.FEATURE and kind.FEATURE not in self.features:
+            raise LocalProtocolError(f"{kind.__name__} needs the feature {kind.FEATURE}")
         frame = self._encode(message)
         if isinstance(message, Request):
             self._locally(self._book.ask, message)
@@ -226,6 +228,8 @@ class Connection:
             raise FormatError(f"message type {frame_type} is unknown")
         if kind not in ALLOWED[self._state] | CROSSING.get(self._state, frozenset()):
             raise FormatError(f"{kind.__name__} is not allowed in {self._state.name}")
+        if kind.FEATURE and kind.FEATURE not in self.features:
+            raise FormatError(f"{kind.__name__} without the feature {kind.FEATURE}")
         if kind in JOINING:
             self._check_join_turn(kind, self.side.other)
         if issubclass(kind, Answer) and not self._book.awaits(kind):

@@ -13,6 +13,7 @@ from protocol.messages import (
     CONTENT,
     DOCUMENTS,
     GOSSIP,
+    SWARM,
     Cancel,
     GetGrants,
     GetLeaf,
@@ -78,6 +79,7 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
 }
 
 _ALWAYS: Final[frozenset[type[Message]]] = frozenset({Goodbye, Ping, Pong})
+_CONTENT: Final[frozenset[type[Message]]] = frozenset({*DOCUMENTS, *CONTENT, *SWARM, *GOSSIP})
 _ROOTS: Final[frozenset[type[Message]]] = frozenset({GetRoot, RootDocument, Refused, Cancel})
 
 ALLOWED: Final[dict[State, frozenset[type[Message]]]] = {
@@ -85,7 +87,7 @@ ALLOWED: Final[dict[State, frozenset[type[Message]]]] = {
     State.PROVING: _ALWAYS
     | _ROOTS
     | {Prove, Welcome, GetGrants, GrantsAnswer, GetLeaf, LeafAnswer},
-    State.ADMITTED: _ALWAYS | {Refused, Cancel, HeadAnnounce} | {*DOCUMENTS, *CONTENT, *GOSSIP},
+    State.ADMITTED: _ALWAYS | {Refused, Cancel, HeadAnnounce} | _CONTENT,
     State.JOINING: _ALWAYS | _ROOTS | {JoinBegin, JoinOffer, JoinRequest, JoinAccepted, JoinReady},
     State.CLOSED: frozenset(),
 }

@@ -95,6 +95,8 @@ MAX_PIECES: Final = 32_768
 """Pieces of one manifest that a have-map may speak of."""
 MAX_HAVE_BITMAP_BYTES: Final = 256
 """One bit a span of one piece."""
+MAX_ANY_PIECES: Final = 16
+"""Pieces in one request for any of several spans."""
 MAX_HINTS: Final = 256
 MAX_ADDRESSES: Final = 8
 MAX_ADDRESS_BYTES: Final = 300

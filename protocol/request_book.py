@@ -20,13 +20,21 @@ class OpenRequest:
     request: Request
     answered: int = 0
     cancelled: bool = False
+    before: Answer | None = None
+    """What was answered first, where answers are of several kinds."""
 
     def why_not(self, message: Answer | Refused) -> str | None:
         """A sentence when `message` cannot be the next part of the answer."""
         if isinstance(message, Refused):
             return None
         request = self.request
-        if type(message) is request.ANSWER and request.accepts(message, self.answered):
+        kinds = request.answer_kinds()
+        fits = (
+            type(message) is kinds[min(self.answered, len(kinds) - 1)]
+            and request.accepts(message, self.answered)
+            and (self.before is None or request.follows(message, self.before))
+        )
+        if fits:
             return None
         return f"{type(message).__name__} does not answer {type(request).__name__}"
 
@@ -63,7 +71,7 @@ class RequestBook:
 
     def awaits(self, kind: type[Message]) -> bool:
         """Whether any open request of ours may be answered by a message of this kind."""
-        return any(waiting.request.ANSWER is kind for waiting in self.ours.values())
+        return any(kind in waiting.request.answer_kinds() for waiting in self.ours.values())
 
     def answered(self, message: Answer | Refused) -> Request | None:
         """The peer answers; the request, or None when we have cancelled it."""
@@ -116,4 +124,6 @@ class RequestBook:
     def _count(book: dict[int, OpenRequest], entry: OpenRequest, message: Answer | Refused) -> None:
         if entry.ends_with(message):
             del book[message.request]
+        elif isinstance(message, Answer) and len(entry.request.answer_kinds()) > 1:
+            entry.before = message
         entry.answered += 1

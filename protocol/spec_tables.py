@@ -30,6 +30,7 @@ from protocol.messages import (
     MEANINGS,
     REACTIONS,
     SESSION,
+    SWARM,
     Message,
     Request,
     SpanAnswer,
@@ -67,7 +68,8 @@ def message_table(kinds: Iterable[type[Message]]) -> str:
     for kind in kinds:
         meaning = _meaning(kind)
         if issubclass(kind, Request):
-            meaning += f" Answer: {_name(kind.ANSWER)}."
+            answers = ", then ".join(_name(answer) for answer in kind.answer_kinds())
+            meaning += f" Answer: {answers}."
         if kind.OPTIONAL:
             meaning += " *Optional.*"
         rows.append(
@@ -139,6 +141,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "messages-session": lambda: message_table(SESSION),
     "messages-documents": lambda: message_table(DOCUMENTS),
     "messages-content": lambda: message_table(CONTENT),
+    "messages-swarm": lambda: message_table(SWARM),
     "messages-gossip": lambda: message_table(GOSSIP),
     "messages-joining": lambda: message_table(JOINING),
     "state-diagram": state_diagram,

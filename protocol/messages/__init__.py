@@ -61,6 +61,7 @@ from protocol.messages.session import (
     Refused,
     Welcome,
 )
+from protocol.messages.swarm import GetAny, Picked, Unwant
 from protocol.messages.wire import Answer, Message, Request, printable
 
 SESSION: Final[tuple[type[Message], ...]] = (
@@ -102,6 +103,7 @@ CONTENT: Final[tuple[type[Message], ...]] = (
     HaveUpdate,
     PeerHints,
 )
+SWARM: Final[tuple[type[Message], ...]] = (GetAny, Picked, Unwant)
 GOSSIP: Final[tuple[type[Message], ...]] = (States, StateDigest)
 JOINING: Final[tuple[type[Message], ...]] = (
     JoinBegin,
@@ -111,7 +113,7 @@ JOINING: Final[tuple[type[Message], ...]] = (
     JoinReady,
 )
 MESSAGE_TYPES: Final[dict[int, type[Message]]] = {
-    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *GOSSIP, *JOINING)
+    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *JOINING)
 }
 
 __all__ = [
@@ -125,11 +127,13 @@ __all__ = [
     "NONCE_BYTES",
     "REACTIONS",
     "SESSION",
+    "SWARM",
     "Answer",
     "Cancel",
     "Entitle",
     "Entitled",
     "ErrorCode",
+    "GetAny",
     "GetGrants",
     "GetHave",
     "GetHead",
@@ -159,6 +163,7 @@ __all__ = [
     "PageAnswer",
     "PeerHint",
     "PeerHints",
+    "Picked",
     "PieceAnswer",
     "PieceBitmap",
     "Ping",
@@ -172,6 +177,7 @@ __all__ = [
     "StateDigest",
     "StateRow",
     "States",
+    "Unwant",
     "Welcome",
     "join_proof_payload",
     "printable",

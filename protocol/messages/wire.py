@@ -159,6 +159,8 @@ class Message:
     """The largest payload that is accepted."""
     OPTIONAL: ClassVar[bool] = False
     """Sent with the flag that lets a node which does not know the type skip it."""
+    FEATURE: ClassVar[str] = ""
+    """The feature that has to be in force on a connection for this to be sent; see `features`."""
     WIRE: ClassVar[Mapping[str, Codec]] = {}
 
     def encode_payload(self) -> tuple[Buffer, ...]:
@@ -202,6 +204,15 @@ class Request(Message):
     def answer_count(self) -> int:
         """How many messages the full answer has."""
         return 1
+
+    @classmethod
+    def answer_kinds(cls) -> tuple[type[Answer], ...]:
+        """What the messages of the answer are, one after the other; the last kind may repeat."""
+        return (cls.ANSWER,)
+
+    def follows(self, answer: Answer, before: Answer) -> bool:  # noqa: ARG002 - for subclasses
+        """Whether `answer` may come after `before`, which is of another kind."""
+        return True
 
     def accepts(self, answer: Answer, index: int) -> bool:  # noqa: ARG002 - for subclasses
         """Whether `answer` may be number `index` of the answer, looking at what it names."""

@@ -84,8 +84,8 @@ def pair(
     )
 
 
-def admitted_pair() -> Pair:
-    both = pair()
+def admitted_pair(*features: str) -> Pair:
+    both = pair(hello(1, features=features), hello(2, features=features))
     both.run()
     for side in (both.client, both.server):
         side.send(PROVE)

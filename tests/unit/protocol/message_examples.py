@@ -14,6 +14,7 @@ from protocol.messages import (
     Entitle,
     Entitled,
     ErrorCode,
+    GetAny,
     GetGrants,
     GetHave,
     GetHead,
@@ -43,6 +44,7 @@ from protocol.messages import (
     PageAnswer,
     PeerHint,
     PeerHints,
+    Picked,
     PieceAnswer,
     Ping,
     Pong,
@@ -54,6 +56,7 @@ from protocol.messages import (
     StateDigest,
     StateRow,
     States,
+    Unwant,
     Welcome,
 )
 
@@ -78,6 +81,9 @@ HINT = st.builds(PeerHint, ident(NodeId), NAME, st.lists(NAME, max_size=8).map(t
 ROOTS = st.lists(BLOB, max_size=4).map(tuple)
 FEATURES = st.lists(st.text(max_size=MAX_FEATURE_BYTES // 4), max_size=5).map(tuple)
 BITMAPS = st.lists(st.tuples(st.integers(0, 32767), st.binary(max_size=256)), max_size=6).map(tuple)
+WANTED = st.dictionaries(
+    st.integers(0, 32767), st.binary(min_size=1, max_size=256).filter(any), min_size=1, max_size=16
+).map(lambda pieces: tuple(sorted(pieces.items())))
 
 STRATEGIES: dict[type[Message], st.SearchStrategy[Any]] = {
     Hello: st.builds(
@@ -142,6 +148,11 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Any]] = {
         PeerHints,
         st.lists(HINT.filter(lambda h: len(h.role.encode()) <= 32), max_size=3).map(tuple),
     ),
+    GetAny: st.builds(GetAny, REQUEST, ident(ManifestId), WANTED),
+    Picked: st.builds(Picked, REQUEST, st.integers(0, 32767), st.integers(0, 65535)),
+    Unwant: st.builds(
+        Unwant, REQUEST, ident(ManifestId), st.integers(0, 32767), st.integers(0, 65535)
+    ),
     States: st.builds(States, st.lists(st.builds(SentState, BLOB, BLOB), max_size=4).map(tuple)),
     StateDigest: st.builds(
         StateDigest,
@@ -201,6 +212,9 @@ EXAMPLES: tuple[Message, ...] = (
     SpanAnswer(300, PIECE, 258, b"the bytes of two chunks"),
     HaveUpdate(MANIFEST, PIECE, 3),
     PeerHints((PeerHint(NODE, "repo", ("repo-1.example:4777", "[2001:db8::1]:4777")),)),
+    GetAny(301, MANIFEST, ((0, b"\xff\x01"), (70, b"\x80"))),
+    Picked(301, 70, 7),
+    Unwant(301, MANIFEST, 70, 7),
     States((SentState(b"state", b"proof"),)),
     StateDigest((StateRow(NODE, 1, 258),), True),
     JoinBegin(b"t" * 16),

@@ -1,0 +1,15 @@
+"""What a node can do beyond the version of the protocol, by the names that go into Hello.
+
+A feature is in force on a connection when both sides name it (SPEC.md 8.2). Messages that belong
+to one say so (`Message.FEATURE`) and are sent only while it is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SWARM: Final = "swarm"
+"""Spans may be asked for as *any of these*: the server chooses."""
+
+FEATURES: Final = (SWARM,)
+"""All that this implementation speaks."""
