@@ -217,6 +217,7 @@ class Deliveries:
             return  # it came too late, and is not switched to any more
         await trio.to_thread.run_sync(bundles.make, bundle, trees)
         await trio.to_thread.run_sync(bundles.activate, header.name, bundle)
+        self._failures.pop(header.release, None)
         log.info("release_activated", release=header.name, generation=header.generation)
         self._publish("release.activated", header)
         await self._activations.activated(header)

@@ -78,7 +78,7 @@ class Clock:
         return self.now
 
 
-def release(name: str, **changes: object) -> ReleaseHeader:
+def release(name: str, /, **changes: object) -> ReleaseHeader:
     """A release that has begun, by its name."""
     header = ReleaseHeader(
         ReleaseId(name.encode().ljust(16, b".")), name, 1, "active", NOW_S - 100, NOW_S - 50,
@@ -456,7 +456,7 @@ async def until(condition: Callable[[], bool], *signals: Signal) -> None:
         await either(*seen)
 
 
-async def event(subscription: Subscription, name: str, **fields: object) -> dict[str, object]:
+async def event(subscription: Subscription, name: str, /, **fields: object) -> dict[str, object]:
     """The next event of this name with these fields."""
     async for one in subscription:
         if one["event"] == name and fields.items() <= one.items():
