@@ -195,7 +195,13 @@ def _operational(error: DBAPIError) -> Exception:
             remedy="Find out what else has it open, then repeat",
             code="database_busy",
         )
-    if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
+    if name.startswith("SQLITE_FULL"):
+        return StorageError(
+            "The disk is full: central's database cannot be written",
+            remedy="Free some space where the state folder is, then repeat; nothing was changed",
+            code="disk_full",
+        )
+    if name.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
         return StorageError(
             f"Central's database cannot be written: {error.orig}",
             remedy="Look at the disk and at the folder's permissions; nothing was changed",

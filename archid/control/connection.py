@@ -126,12 +126,17 @@ class Connection:
         data = wire.encode_message(body, max_bytes=wire.MAX_ANSWER_BYTES)
         async with self._sending:
             left = memoryview(data)
+            can_follow = False
             try:
                 with trio.move_on_after(SEND_TIMEOUT_S), contextlib.suppress(OSError):
                     while left:
                         left = left[await self._socket.send(left) :]
+                can_follow = not left
+            except trio.Cancelled:
+                can_follow = len(left) == len(data)
+                raise
             finally:
-                if left:  # half a message, or nobody there: nothing can follow it
+                if not can_follow:  # half a message, or nobody there
                     self._scope.cancel()
         await trio.lowlevel.checkpoint_if_cancelled()
 

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 
 from archid.control import connection as connection_module
@@ -495,3 +496,40 @@ def test_who_may_change() -> None:
     assert not may(65_534, 65_534, "")
     assert not may(65_534, 65_534, "no-such-group")
     assert not may(54_321, 54_321, "daemon")  # a user that is in no database
+
+
+async def test_an_event_that_is_cancelled_before_a_byte_of_it_is_out_costs_nothing(
+    serving: Serving,
+) -> None:
+    async def told_too_late(_caller: Caller, _params: Json, exchange: Exchange) -> Json:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(exchange.event, {"event": "verify.progress"})
+            await trio.lowlevel.checkpoint()  # it has its turn now, and has sent nothing yet
+            nursery.cancel_scope.cancel()
+        return samples.STATUS
+
+    for _ in range(20):  # which of two tasks runs first is trio's to choose
+        async with serving({"status": told_too_late}) as path:
+            assert await call(path, "status") == samples.STATUS
+
+
+async def test_a_thread_that_fails_because_its_client_left_ends_no_server(
+    serving: Serving,
+) -> None:
+    begun, gone = trio.Event(), trio.Event()
+
+    async def interrupted(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            begun.set()
+            with trio.CancelScope(shield=True):
+                await gone.wait()
+            raise Conflict("the work was stopped")
+
+    async with serving({"status": interrupted, "stop": stop}) as path:
+        conversation = ControlClient(path).start("status")
+        await begun.wait()
+        conversation.close()
+        await trio.testing.wait_all_tasks_blocked()
+        gone.set()
+        assert await call(path, "stop") == {"stopping": True}
