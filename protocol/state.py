@@ -31,6 +31,7 @@ from protocol.limits import (
     MAX_TIME_S,
     MAX_TYPE_BYTES,
 )
+from protocol.messages.wire import printable
 
 WHOLE: Final = 1000
 """A version that is held whole, in thousandths."""
@@ -104,10 +105,10 @@ class NodeState(Document):
             incarnation=fields.integer("incarnation", high=MAX_SERIAL),
             seq=fields.integer("seq", high=MAX_SERIAL),
             issued_s=fields.integer("issued", high=MAX_TIME_S),
-            software=fields.text("software", max_bytes=MAX_SOFTWARE_BYTES),
+            software=_shown(fields, "software", MAX_SOFTWARE_BYTES),
             addresses=_texts(fields, "addresses", MAX_ADDRESSES, MAX_ADDRESS_BYTES),
             head_order=_head_order(fields),
-            health=fields.text("health", max_bytes=MAX_TYPE_BYTES),
+            health=_shown(fields, "health", MAX_TYPE_BYTES),
             reasons=_texts(fields, "reasons", MAX_STATE_REASONS, MAX_ERROR_TEXT_BYTES),
             free_bytes=fields.integer("free bytes"),
             releases=tuple(
@@ -137,7 +138,12 @@ def open_state(envelope: Envelope, key: PublicKey) -> NodeState:
 def _texts(fields: Fields, name: str, max_items: int, max_bytes: int) -> tuple[str, ...]:
     rows = fields.array(name, max_items=max_items)
     each = Fields(rows, f"state {name}")
-    return tuple(each.text(name, max_bytes=max_bytes) for _ in rows)
+    return tuple(_shown(each, name, max_bytes) for _ in rows)
+
+
+def _shown(fields: Fields, name: str, max_bytes: int) -> str:
+    """Text that people will see on their terminals: any node may write what it likes."""
+    return printable(fields.text(name, max_bytes=max_bytes), max_bytes)
 
 
 def _head_order(fields: Fields) -> tuple[int, int]:
@@ -150,8 +156,8 @@ def _standing(row: Value) -> ReleaseStanding:
     return ReleaseStanding(
         ReleaseId(fields.binary("release", max_bytes=OPAQUE_BYTES)),
         fields.integer("generation", high=MAX_SERIAL),
-        fields.text("state", max_bytes=MAX_TYPE_BYTES),
-        fields.text("reason", max_bytes=MAX_ERROR_TEXT_BYTES),
+        _shown(fields, "state", MAX_TYPE_BYTES),
+        _shown(fields, "reason", MAX_ERROR_TEXT_BYTES),
     )
 
 

@@ -21,7 +21,7 @@ import trio
 from archid.addresses import Address, parse_address
 from archid.events import EventHub
 from archid.identity import Identity
-from archid.log import get_logger
+from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerLost
 from archid.net.peer import Peer
 from archid.sync.own_leaf import OwnLeaf
@@ -32,12 +32,14 @@ from protocol.errors import ProtocolError, TrustError
 from protocol.facts import NodeFacts
 from protocol.gossip import Announcement, DigestRow, GossipEffect, SendStates, StateGossip
 from protocol.grants import Proof
+from protocol.head import DENIED_NODE
 from protocol.ids import NodeId
 from protocol.messages import ErrorCode, SentState, StateDigest, StateRow, States
 from protocol.messages.gossip import MAX_STATE_ENVELOPE_BYTES
 from protocol.state import Holding, NodeState, ReleaseStanding, open_state
 
 log = get_logger(__name__)
+_sparing = SparingLog(log)
 
 SIGN_OF_LIFE_S: Final = 300.0
 SHORTEST_S: Final = 5.0
@@ -191,18 +193,20 @@ class NodeStates:
             if state.node != facts.node or state.fleet != self._keeper.trust.fleet:
                 raise TrustError("a state is another node's or another fleet's than its proof")
         except ProtocolError as error:
-            log.info("state_refused", node=peer.node.short, why=str(error))
+            _sparing.info("state_refused", node=peer.node.short, why=str(error))
             return None
         return Announcement(facts, state.order, (sent.envelope, sent.proof)), state
 
     def _facts_of(self, proof: Proof) -> NodeFacts:
-        facts = self._roster(proof.node)
+        head = self._keeper.head
+        facts, grants_root = self._roster(proof.node), head.grants_roots[0]
         if facts is None:
-            grants = self._keeper.trust.grants(proof.grants_root)
+            grants_root = proof.grants_root
+            grants = self._keeper.trust.grants(grants_root)
             if grants is None:
                 raise TrustError("its proof is under Grants that are not accepted")
             facts, _ = proof.verify(grants)
-        if self._keeper.trust.is_denied(facts.node):
+        if head.denies(DENIED_NODE, facts.node, grants_root):
             raise TrustError(f"{facts.name} was revoked")
         return facts
 
