@@ -78,6 +78,7 @@ class Homecoming:
             log.warning("head_not_of_this_fleet", node=node.short, why=str(error))
             return
         if before is not after:
+            self._tell_gate()
             self._alarmed_if_stopped()
 
     async def run(self) -> None:
@@ -106,6 +107,7 @@ class Homecoming:
             if await trio.to_thread.run_sync(self._library.manifest_envelope, row.manifest) is None:
                 await self._fetch_manifest(row.manifest)
         await self._service.import_newer(self._keeper.head_bytes()[0], roots=self._roots())
+        self._tell_gate()
 
     async def _fetch_manifest(self, manifest: ManifestId) -> None:
         for peer in self._directory.holders_of_everything():
@@ -124,6 +126,10 @@ class Homecoming:
     def _roots(self) -> tuple[bytes, ...]:
         roots = self._keeper.trust.roots
         return tuple(roots[version].encode() for version in sorted(roots))
+
+    def _tell_gate(self) -> None:
+        gate = self._service.gate
+        self._events.publish("central.gate", state=gate.state.value, reason=gate.reason)
 
     def _alarmed_if_stopped(self) -> bool:
         gate = self._service.gate
