@@ -29,7 +29,7 @@ HELD_STEP: Final = 10
 async def account_of(status: NodeStatus) -> Account:
     """The account of a node as it is now."""
     level, reasons, deliveries = status.health()
-    free, _ = status.library.available_bytes()
+    free, _, _ = status.space()
     return Account(
         software=__version__,
         addresses=tuple(str(address) for address in status.advertise)[:MAX_ADDRESSES],

@@ -16,6 +16,7 @@ import trio
 
 from archid import __version__
 from archid.addresses import Address
+from archid.errors import StorageError
 from archid.membership import Membership
 from archid.net.dialer import Dialer
 from archid.net.peer import Peer
@@ -30,6 +31,7 @@ from archid.sync.trust_keeper import TrustKeeper
 from protocol.facts import Entry
 
 CLOCK_TOLERANCE_S: Final = 60
+MAX_FETCHES_NAMED: Final = 5
 LEVELS: Final = ("ok", "attention", "alarm")
 
 
@@ -76,7 +78,7 @@ class NodeStatus:
         """The whole Status object."""
         now = self.clock()
         facts = self.leaf.facts
-        free, total = self.library.available_bytes()
+        free, total, _ = self.space()
         held_bytes = await trio.to_thread.run_sync(self.library.held_bytes)
         traffic = self.switchboard.traffic
         level, reasons, deliveries = self.health()
@@ -118,9 +120,8 @@ class NodeStatus:
 
     def health(self) -> tuple[str, list[Reason], list[Delivery]]:
         """How the node is in one word, why, and the deliveries that were looked at."""
-        free, _ = self.library.available_bytes()
         deliveries = self.deliveries.deliveries() if self.deliveries is not None else []
-        reasons = self._reasons(self.clock(), deliveries, free)
+        reasons = self._reasons(self.clock(), deliveries)
         level = max((reason.level for reason in reasons), key=LEVELS.index, default="ok")
         return level, reasons, deliveries
 
@@ -164,7 +165,19 @@ class NodeStatus:
             "clock_offset_s": trust.clock_offset_s(now),
         }
 
-    def _reasons(self, now: float, deliveries: Sequence[Delivery], free_bytes: int) -> list[Reason]:
+    def space(self) -> tuple[int, int, Reason | None]:
+        """Free and all bytes where the scripts are, and what a person must know of it."""
+        try:
+            free, total = self.library.available_bytes()
+        except StorageError as error:
+            return 0, 0, Reason("alarm", "storage_failing", error.message, error.remedy)
+        if free >= self.library.keep_free_bytes:
+            return free, total, None
+        sentence = f"Only {free / 1e9:.1f} GB are free where the scripts are"
+        remedy = "Free some space, or lower [storage] keep_free"
+        return free, total, Reason("attention", "disk_nearly_full", sentence, remedy)
+
+    def _reasons(self, now: float, deliveries: Sequence[Delivery]) -> list[Reason]:
         found = list(self.extra_reasons())
         trust = self.keeper.trust
         if trust.head is None:
@@ -185,14 +198,12 @@ class NodeStatus:
                        " sign, or somebody has the head key",
                        "Stop all centrals but one; if none is yours, make a new epoch")
             )  # fmt: skip
-        offset_s = trust.clock_offset_s(now)
-        if offset_s is not None and offset_s > CLOCK_TOLERANCE_S:
+        if self.keeper.unsaved is not None:
             found.append(
-                Reason("attention", "clock_behind",
-                       f"This machine's clock is at least {offset_s / 60:.0f} minutes behind",
-                       "Set it by NTP; releases switch by this clock")
+                Reason("alarm", "trust_not_saved",
+                       f"What the fleet said last could not be saved: {self.keeper.unsaved}")
             )  # fmt: skip
-        found += self._clock_ahead()
+        found += self._clock(trust.clock_offset_s(now) or 0.0)
         if not self.switchboard.peers and self.dialer.dialled:
             reason = next((d.reason for d in self.dialer.dialled if d.reason), None)
             found.append(
@@ -205,12 +216,17 @@ class NodeStatus:
             for one in deliveries
             if one.state is DeliveryState.FAILED
         ]
-        if free_bytes < self.library.keep_free_bytes:
-            found.append(
-                Reason("attention", "disk_nearly_full",
-                       f"Only {free_bytes / 1e9:.1f} GB are free where the scripts are",
-                       "Free some space, or lower [storage] keep_free")
-            )  # fmt: skip
+        if self.deliveries is None:
+            found += [
+                Reason(
+                    "attention", "fetch_failed", f"{one.name or one.manifest.short}: {one.reason}"
+                )
+                for one in self.fetcher.progress.values()
+                if one.state is FetchState.FAILED
+            ][:MAX_FETCHES_NAMED]
+        _, _, space = self.space()
+        if space is not None:
+            found.append(space)
         if damaged := self.documents.damaged():
             found.append(
                 Reason("attention", "documents_damaged",
@@ -219,20 +235,25 @@ class NodeStatus:
             )  # fmt: skip
         return found
 
-    def _clock_ahead(self) -> list[Reason]:
-        """What peers say of the time, when all of them are far behind this machine's clock."""
-        offsets = [
+    def _clock(self, behind_s: float) -> list[Reason]:
+        """How far this clock is off, by the newest signature and by what all peers say.
+
+        `behind_s` is by how much it is behind a signature, which is at least how much it is.
+        """
+        ahead_s = [
             peer.since_s - peer.hello.now_s
             for peer in self.switchboard.peers.values()
             if peer.facts.reads_everything
         ]
-        if not offsets or min(offsets) <= CLOCK_TOLERANCE_S:
-            return []
-        return [
-            Reason("attention", "clock_ahead",
-                   f"This machine's clock is {min(offsets) / 60:.0f} minutes ahead of its peers",
-                   "Set it by NTP; releases switch by this clock")
-        ]  # fmt: skip
+        remedy = "Set it by NTP; releases switch by this clock"
+        if ahead_s and min(ahead_s) > CLOCK_TOLERANCE_S:
+            sentence = f"This machine's clock is {min(ahead_s) / 60:.0f} minutes ahead of its peers"
+            return [Reason("attention", "clock_ahead", sentence, remedy)]
+        behind_s = max(behind_s, -max(ahead_s, default=0.0))
+        if behind_s > CLOCK_TOLERANCE_S:
+            sentence = f"This machine's clock is at least {behind_s / 60:.0f} minutes behind"
+            return [Reason("attention", "clock_behind", sentence, remedy)]
+        return []
 
     async def _delivery(self, one: Delivery) -> dict[str, Any]:
         header = one.header
