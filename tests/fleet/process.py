@@ -35,7 +35,7 @@ class DaemonProcess:
     ) -> None:
         self.config = config
         self.log_path = log_path
-        self._env = env or {}
+        self._env = {} if env is None else env
         self._prefix = ["ip", "netns", "exec", namespace] if namespace else []
         self._process: subprocess.Popen[bytes] | None = None
 
