@@ -10,15 +10,14 @@ commented examples are ``config/*.toml``.
 
 from __future__ import annotations
 
-import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from archid.addresses import Address
-from archid.config_errors import ConfigError, check_version, describe_problems, describe_toml_error
+from archid.config_errors import ConfigError, check_version, describe_problems, parse_toml
 from archid.config_fields import (
     MAX_SOCKET_PATH_BYTES as MAX_SOCKET_PATH_BYTES,  # noqa: PLC0414 - the listener needs it too
 )
@@ -148,10 +147,7 @@ class Config(_Section):
 
 def parse_config(text: str, *, source: str) -> Config:
     """The configuration in `text`; `source` is what errors call it. Raises ConfigError."""
-    try:
-        document: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise describe_toml_error(error, source=source) from error
+    document = parse_toml(text, source=source)
     check_version(document, text, supported=CONFIG_VERSION, source=source)
     try:
         return Config.model_validate(document)

@@ -17,6 +17,8 @@ from pydantic.fields import FieldInfo
 
 from archid.errors import UsageError
 
+MAX_LINES_SEARCHED: Final = 2000
+"""Of a longer file the lines of its mistakes are not looked for: that takes quadratic time."""
 _MAX_SHOWN_PROBLEMS: Final = 10
 
 
@@ -53,6 +55,8 @@ def section_model(field: FieldInfo) -> type[BaseModel] | None:
 def line_of(text: str, path: Sequence[str | int]) -> int | None:
     """The line, from 1, where the key at `path` is given its value; None if it is nowhere."""
     lines = text.split("\n")
+    if len(lines) > MAX_LINES_SEARCHED:
+        return None
     start = 1
     for count in range(1, len(lines) + 1):
         try:
@@ -73,10 +77,20 @@ def _holds(document: object, path: Sequence[str | int]) -> bool:
     return True
 
 
-def describe_toml_error(error: tomllib.TOMLDecodeError, *, source: str) -> ConfigError:
-    """The file is not TOML at all."""
+def parse_toml(text: str, *, source: str) -> dict[str, Any]:
+    """What a file holds; raises ConfigError when it is not TOML, whatever it is instead."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        why = "it is nested too deeply"
+        raise _not_toml(why, source) from error
+    except ValueError as error:  # tomllib's own error, and what Python says of endless numbers
+        raise _not_toml(str(error), source) from error
+
+
+def _not_toml(why: str, source: str) -> ConfigError:
     return ConfigError(
-        f"{source} is not valid TOML: {error}",
+        f"{source} is not valid TOML: {why}",
         remedy="Text needs quotes, lists need brackets, and each key may be set once",
     )
 

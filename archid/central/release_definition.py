@@ -8,7 +8,6 @@ estate. `config/release-example.toml` is the commented example.
 from __future__ import annotations
 
 import re
-import tomllib
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from archid.config_errors import ConfigError, describe_problems, describe_toml_error
+from archid.config_errors import ConfigError, describe_problems, parse_toml
 from archid.errors import UsageError
 from protocol.errors import FormatError
 from protocol.limits import MAX_LABEL_BYTES, MAX_SERIAL
@@ -209,9 +208,9 @@ def parse_release(text: str, *, source: str) -> ReleaseDefinition:
     unknown key, the nearest known one.
     """
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _invalid(describe_toml_error(error, source=source)) from error
+        document = parse_toml(text, source=source)
+    except ConfigError as error:
+        raise _invalid(error) from error
     try:
         return ReleaseDefinition.model_validate(document)
     except ValidationError as error:

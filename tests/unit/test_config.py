@@ -142,6 +142,7 @@ def test_the_line_of_a_list_over_several_lines_is_its_first() -> None:
         ('version = 1\nnode.role = "central"\ncentral.token_lifetime = "0s"\n', "longer than"),
         ('version = 1\nnode.role = "central"\ncentral.database = "mysql://a"\n', "is not a URL"),
         (ICE + "[network\n", "is not valid TOML"),
+        (ICE + "network = " + "{a=" * 5000, "nested too deeply"),
         (ICE + 'role = "ice"\n', "is not valid TOML"),
     ],
 )
