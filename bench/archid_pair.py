@@ -64,9 +64,7 @@ class ArchidPair:
 
     def transfer(self, node: FleetNode) -> Transfer:
         """Grant the script to the server and follow it until the tree stands."""
-        source, destination = (
-            ProcessMeter(one.process.pid) for one in (self._fleet.central, node)
-        )
+        source, destination = (ProcessMeter(one.process.pid) for one in (self._fleet.central, node))
         manifest = self.published["manifest"]
         with ControlClient(node.socket).start("events.subscribe", {"prefixes": []}) as events:
             events.limit_silence(SILENCE_S)

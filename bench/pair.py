@@ -121,9 +121,7 @@ def _figures(
     }
 
 
-def report(
-    figures: Mapping[str, dict[str, Any] | None], shape: InputShape
-) -> Iterator[str]:
+def report(figures: Mapping[str, dict[str, Any] | None], shape: InputShape) -> Iterator[str]:
     """The same as a Markdown table."""
     rate, digits = ("files_per_s", 0) if shape.files > 1 else ("mb_per_s", 0)
     unit = "files/s" if shape.files > 1 else "MB/s"

@@ -71,6 +71,7 @@ class FrameReader:
     def __init__(self, judge: FrameJudge = accept_all) -> None:
         self._judge = judge
         self._data = memoryview(b"")
+        self._lasting = True
         self._header = bytearray()
         self._type = 0
         self._flags = 0
@@ -85,10 +86,15 @@ class FrameReader:
         return self._length >= 0 or bool(self._header) or len(self._data) > 0
 
     def feed(self, data: Buffer) -> None:
-        """Give received bytes. `bytes` are not copied and must be left alone; others are."""
-        view = memoryview(data if isinstance(data, bytes) else bytes(data))
-        # Data that is not used up happens only to callers that stop asking for frames.
-        self._data = memoryview(b"".join((self._data, view))) if len(self._data) else view
+        """Give received bytes; other buffers than `bytes` may change once `next_frame` gave None.
+
+        Payloads within `bytes` become views of them, from other buffers they are copied.
+        """
+        if len(self._data):
+            # Not used up: that happens only to callers that stop asking for frames.
+            data = b"".join((self._data, data))
+        self._data = memoryview(data)
+        self._lasting = isinstance(data, bytes)
 
     def next_frame(self) -> Frame | None:
         """The next whole frame, or None when more bytes are needed.
@@ -143,7 +149,7 @@ class FrameReader:
         if not self._filled and len(self._data) >= self._length:
             payload = self._data[: self._length]
             self._data = self._data[self._length :]
-            return payload
+            return payload if self._lasting else memoryview(bytes(payload))
         if not len(self._data):
             return None
         if not self._filled:

@@ -6,13 +6,13 @@ module, which gets what it needs as arguments.
 
 from __future__ import annotations
 
-import resource
 from contextlib import ExitStack
 from pathlib import Path
 
 from archid.config import Config
 from archid.daemon.composing import Node
 from archid.daemon.opening import open_state
+from archid.daemon.runtime import prepare_process
 from archid.errors import ArchidError
 from archid.log import configure
 from archid.notify import notify
@@ -24,7 +24,7 @@ async def run(config: Config, source: Path | None = None) -> None:
     `source` is the file that `config` came from; SIGHUP reads it again.
     """
     configure(config.log)
-    _allow_many_files()
+    prepare_process()
     with ExitStack() as stack:
         state = open_state(config, stack)
         node = Node(config, state, stack, source=source)
@@ -34,12 +34,6 @@ async def run(config: Config, source: Path | None = None) -> None:
             raise first_of(group) from group
         finally:
             notify("STOPPING=1")
-
-
-def _allow_many_files() -> None:
-    """Stagings and peers hold many descriptors: use all that the hard limit allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def first_of(group: BaseExceptionGroup[ArchidError]) -> ArchidError:

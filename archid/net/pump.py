@@ -102,7 +102,7 @@ class Pump:
             while self.connection.state is not State.CLOSED:
                 await self.outbox.wait_until_below(self._pause_bytes)
                 self._waits_since = trio.current_time()
-                data = await self.stream.receive_some()
+                data = await self.stream.receive()
                 self._waits_since = None
                 await self._take(
                     self.connection.receive_bytes(data) if data else self.connection.receive_eof()

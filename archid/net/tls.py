@@ -11,12 +11,13 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, cast
 
 import trio
 
+from archid.net.batches import BATCH_BYTES, RECORD_BYTES, batches
 from archid.net.errors import PeerLost, TlsRefused
 from archid.net.tls_contexts import ALPN, client_context, joining_context, server_context
 from protocol.frames import Buffer
@@ -31,10 +32,6 @@ __all__ = [
     "server_context",
 ]
 
-RECORD_BYTES: Final = 16_384
-"""The most plaintext that one TLS record holds (RFC 8446, 5.1)."""
-BATCH_BYTES: Final = 256 * 1024
-"""Read from, or written to, the socket at once. Larger batches leave the CPU's cache: slower."""
 _LINGER_BYTES: Final = 16 * 1024 * 1024
 _ALERT_S: Final = 1.0
 _HANDSHAKE_READ_BYTES: Final = 16_384
@@ -54,6 +51,7 @@ class _Buffers(threading.local):
 
 
 _buffers = _Buffers()
+_NOTHING: Final = memoryview(b"")
 
 
 class TLSStream:
@@ -146,7 +144,7 @@ class TLSStream:
                 await self._flush()
                 return
             await self._flush()
-            count = await self._fill(_HANDSHAKE_READ_BYTES)
+            count, _ = await self._fill(_HANDSHAKE_READ_BYTES)
             if not count:
                 raise PeerLost(f"{self.remote} closed the connection during the TLS handshake")
             received_bytes += count
@@ -154,24 +152,36 @@ class TLSStream:
                 raise PeerLost(f"{self.remote} sent too much during the TLS handshake")
 
     async def receive_some(self) -> bytes:
-        """Everything that has arrived, at most about `BATCH_BYTES`; b"" when the peer has ended.
+        """A copy of what `receive` gives."""
+        return bytes(await self.receive())
 
-        Raises PeerLost when the connection broke or ended without TLS's own goodbye, TlsRefused
-        when the peer sends an alert or bytes that are not from it.
+    async def receive(self) -> memoryview:
+        """Everything that has arrived, at most about `BATCH_BYTES`; empty when the peer has ended.
+
+        The view is of a buffer that all streams of this thread share: it must be used up before
+        the next `await`. Raises PeerLost when the connection broke or ended without TLS's own
+        goodbye, TlsRefused when the peer sends an alert or bytes that are not from it.
         """
-        await trio.lowlevel.checkpoint()
+        yielded = False
         while True:
             if self._said_goodbye:
                 await self._linger()
-                return b""
-            plaintext = self._decrypt()
-            if plaintext or self._ended:
-                return plaintext
-            if not await self._fill(BATCH_BYTES):
+                return _NOTHING
+            if self._incoming.pending or self._incoming.eof or self._ended:
+                if not yielded:
+                    # Others may run before the shared buffer is filled, but not afterwards.
+                    await trio.lowlevel.checkpoint()
+                    yielded = True
+                plaintext = self._decrypt()
+                if plaintext or self._ended:
+                    return plaintext
+            count, waited = await self._fill(BATCH_BYTES)
+            yielded = yielded or waited
+            if not count:
                 self._incoming.write_eof()
 
-    def _decrypt(self) -> bytes:
-        """All plaintext that the incoming BIO holds."""
+    def _decrypt(self) -> memoryview:
+        """All plaintext that the incoming BIO holds and the shared buffer has room for."""
         self._check_open()
         plaintext = _buffers.plaintext
         filled = 0
@@ -192,7 +202,7 @@ class TLSStream:
                 self.close()
                 raise self._broken(error) from error
             # What came before the damage is authentic; OpenSSL reports the error again next time.
-        return bytes(plaintext[:filled])
+        return plaintext[:filled]
 
     async def send_all(self, parts: Iterable[Buffer]) -> None:
         """Send the buffers one after the other, without joining them into one.
@@ -206,8 +216,8 @@ class TLSStream:
             if self._send_broken:
                 raise PeerLost(f"Nothing can be sent to {self.remote} any more")
             try:
-                for record in _records(parts):
-                    self._write(record)
+                for batch in batches(parts):
+                    self._write(batch)
                     if self._outgoing.pending >= BATCH_BYTES:
                         await self._flush()
                 await self._flush()
@@ -219,13 +229,13 @@ class TLSStream:
                 self.close()
                 raise
 
-    def _write(self, record: Buffer) -> None:
+    def _write(self, batch: Buffer) -> None:
         try:
-            written = self._tls.write(record)
+            written = self._tls.write(batch)
         except ssl.SSLError as error:
             raise self._broken(error) from error
-        if written != len(record):  # a record always fits a memory BIO
-            raise PeerLost(f"the TLS connection to {self.remote} wrote a part of a record")
+        if written != len(batch):  # a memory BIO takes everything
+            raise PeerLost(f"the TLS connection to {self.remote} wrote a part of a batch")
 
     async def _flush(self) -> None:
         """Hand all that OpenSSL produced to the kernel."""
@@ -257,8 +267,12 @@ class TLSStream:
         with suppress(OSError):
             self._socket.send(self._outgoing.read())
 
-    async def _fill(self, max_bytes: int) -> int:
-        """Wait until the socket has data and give it to OpenSSL; 0 at the socket's end."""
+    async def _fill(self, max_bytes: int) -> tuple[int, bool]:
+        """Wait until the socket has data and give it to OpenSSL.
+
+        Returns how many bytes, 0 at the socket's end, and whether other tasks could run.
+        """
+        waited = False
         while True:
             self._check_open()
             buffer = _buffers.ciphertext[:max_bytes]
@@ -266,12 +280,13 @@ class TLSStream:
                 count = self._socket.recv_into(buffer)
             except BlockingIOError:
                 await self._wait(trio.lowlevel.wait_readable)
+                waited = True
             except OSError as error:
                 raise self._lost(error) from error
             else:
                 self._incoming.write(buffer[:count])
                 self.wire_bytes_received += count
-                return count
+                return count, waited
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
         try:
@@ -367,27 +382,6 @@ class TLSStream:
                 remedy="if the node was restored or belongs to another fleet, join again",
             )
         return PeerLost(f"What arrived from {self.remote} is damaged: {reason}")
-
-
-def _records(parts: Iterable[Buffer]) -> Iterator[Buffer]:
-    """The same bytes in full records: headers ride along with the payload after them."""
-    small = bytearray()
-    for part in parts:
-        view = memoryview(part).cast("B")
-        if small:
-            head = RECORD_BYTES - len(small)
-            small += view[:head]
-            view = view[head:]
-            if len(small) < RECORD_BYTES:
-                continue
-            yield small
-            small = bytearray()
-        whole = len(view) - len(view) % RECORD_BYTES
-        for start in range(0, whole, RECORD_BYTES):
-            yield view[start : start + RECORD_BYTES]
-        small += view[whole:]
-    if small:
-        yield small
 
 
 def _reason(error: ssl.SSLError) -> str:
