@@ -45,28 +45,34 @@ class StateOwner:
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """Be this user inside the block, in every thread; only root can."""
-        before = os.getresuid(), os.getresgid(), os.getgroups()
-        os.setgroups(self.groups)
-        os.setegid(self.gid)
-        os.seteuid(self.uid)
+        groups = os.getgroups()
+        self._act()
         try:
             yield
         finally:
-            (_, uid, _), (_, gid, _), groups = before
-            os.seteuid(uid)
-            os.setegid(gid)
-            os.setgroups(groups)
+            _be_root(groups)
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
         """Inside a block of `acting`: be root again for what is the caller's own."""
-        os.seteuid(0)
-        os.setegid(0)
+        _be_root([0])
         try:
             yield
         finally:
-            os.setegid(self.gid)
-            os.seteuid(self.uid)
+            self._act()
+
+    def _act(self) -> None:
+        # The real ids as well, since access(2) goes by them; the saved ones lead back.
+        os.setgroups(self.groups)
+        os.setresgid(self.gid, self.gid, 0)
+        os.setresuid(self.uid, self.uid, 0)
+
+
+def _be_root(groups: Sequence[int]) -> None:
+    os.seteuid(0)
+    os.setresuid(0, 0, 0)
+    os.setresgid(0, 0, 0)
+    os.setgroups(groups)
 
 
 def owner_of(state: Path, user: str = "") -> StateOwner | None:

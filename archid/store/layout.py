@@ -219,7 +219,7 @@ def _make_folder(path: Path, mode: int, gid: int | None, *, ours: bool = False) 
             os.chown(path, -1, gid)
         if stat.S_IMODE(info.st_mode) != mode and (ours or gid is not None):
             os.chmod(path, mode)
-        if not os.access(path, os.W_OK | os.X_OK):
+        if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
             raise OSError(_why_not_writable(path), "it is not writable")
     except FileExistsError:
         raise StorageError(
