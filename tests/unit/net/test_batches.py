@@ -25,7 +25,6 @@ def test_the_bytes_stay_and_only_the_last_record_may_be_short(sizes: list[int]) 
 
 def test_a_large_payload_is_handed_over_without_a_copy() -> None:
     payload = bytes(3 * BATCH_BYTES)
-    assert all(
-        batch.obj is payload for batch in batches([payload]) if isinstance(batch, memoryview)
-    )
-    assert len(list(batches([payload]))) == 3
+    found = list(batches([payload]))
+    assert len(found) == 3
+    assert all(isinstance(batch, memoryview) and batch.obj is payload for batch in found)
