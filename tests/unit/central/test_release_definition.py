@@ -55,7 +55,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
         ("name = ", "not valid TOML"),
         ("name = " + "[" * 5000, "nested too deeply"),
         ("name = 1" + "0" * 5000, "not valid TOML"),
-        (definition() + "x = 1\n" * 1 + "\n" * 20_000, "'x' is not known"),
+        (definition() + "x = 1\n" + "\n" * 20_000, "'x' is not known"),
     ],
 )
 def test_each_mistake_is_told_in_words(text: str, said: str) -> None:
