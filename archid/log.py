@@ -27,7 +27,7 @@ _SECRET_WORDS: Final = frozenset(
     {"secret", "token", "passphrase", "password", "private_key", "authorization", "cookie"}
 )
 _SECRET_TEXT: Final = re.compile(
-    r"archid-join-[A-Za-z0-9_=-]+"
+    r"(?i:archid-join-)[A-Za-z0-9_=-]+"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|(?<=://)[^/@\s:]*:[^/@\s]*(?=@)"
     r"|(?<=[?&]password=)[^&\s]+",

@@ -45,6 +45,7 @@ def test_secrets_are_taken_out_by_name_and_by_look_at_any_depth() -> None:
         Root_Passphrase="t0psecret",
         join={"secret": b"t0psecret", "keys": [{"private_key": "t0psecret"}]},
         text="used archid-join-t0psecret today",
+        shouted="used ARCHID-JOIN-t0psecret today",
         pem="-----BEGIN PRIVATE KEY-----\nt0psecret\n-----END PRIVATE KEY-----\n",
         database="postgresql://archid:t0psecret@db/archid",
         other="cannot connect to postgresql:///archid?host=db&password=t0psecret&port=1 now",
