@@ -2,7 +2,8 @@
 
 `FetchPlan.step` is given what happened and answers what to do. It knows spans by number, their
 sizes and who holds them; it never sees a byte of content, a socket or a clock. Rules: rarest
-first among what a peer holds; a small window a peer, so that choices are made late; what a
+first among what a peer holds, except that who holds everything may pick, knowing best what
+others lack; a small window a peer, so that choices are made late; what a
 silent peer owes is asked elsewhere long before the connection is given up; the last few spans
 are asked twice where that pays; wrong bytes are counted and end in `DropPeer`. Everything is
 deterministic: the same events give the same effects, which `replay` checks.
@@ -13,11 +14,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Final, NamedTuple, TypeAlias
 
 from protocol.fetch_events import (
     COMPLETE,
+    AskAny,
     AskSpan,
+    CancelOffer,
     CancelSpan,
     DropPeer,
     DropReason,
@@ -25,85 +27,44 @@ from protocol.fetch_events import (
     FetchEvent,
     Finished,
     Have,
+    OfferRefused,
     PeerHas,
     PeerJoined,
     PeerLost,
     PeerName,
     SpanCorrupt,
     SpanKey,
+    SpanPicked,
     SpanReceived,
-    SpanRefused,
     Tick,
+    UnwantSpan,
     WakeAt,
 )
+from protocol.fetch_habits import (
+    MAX_CORRUPT,
+    OFFER_S,
+    OFFERS,
+    OUT_CODES,
+    PATIENCE_CODES,
+    WINDOW_BYTES,
+    WINDOW_SPANS,
+)
+from protocol.fetch_hedge import END_GAME_SPANS, hedge
+from protocol.fetch_log import LogEntry, Recipe
+from protocol.fetch_offers import OfferTable
 from protocol.fetch_peer import FetchPeer
-from protocol.fetch_spans import SpanTable, bits
+from protocol.fetch_spans import SpanTable
 from protocol.messages.codes import ErrorCode
-
-__all__ = [
-    "COMPLETE",
-    "AskSpan",
-    "CancelSpan",
-    "DropPeer",
-    "DropReason",
-    "FetchEffect",
-    "FetchEvent",
-    "FetchPlan",
-    "Finished",
-    "LogEntry",
-    "PeerHas",
-    "PeerJoined",
-    "PeerLost",
-    "PeerName",
-    "Recipe",
-    "SpanCorrupt",
-    "SpanKey",
-    "SpanReceived",
-    "SpanRefused",
-    "Tick",
-    "WakeAt",
-    "replay",
-]
-
-WINDOW_SPANS: Final = 4
-WINDOW_BYTES: Final = 8 * 1024 * 1024
-END_GAME_SPANS: Final = 8
-HEDGE_S: Final = 1.0
-"""How long the only copy of a last span may take before another is asked, rates unknown."""
-MAX_CORRUPT: Final = 3
-"""Wrong spans after which a peer is dropped."""
-
-OUT_CODES: Final = frozenset(
-    {ErrorCode.NOT_ENTITLED, ErrorCode.DENIED, ErrorCode.UNKNOWN_MANIFEST, ErrorCode.BAD_PROOF}
-)
-"""Refusals that concern the whole manifest: the peer is out."""
-PATIENCE_CODES: Final = frozenset(
-    {ErrorCode.BUSY, ErrorCode.NOT_READY, ErrorCode.LIMIT_EXCEEDED, ErrorCode.INTERNAL}
-)
-"""Refusals that may be otherwise later: the peer is left alone for a while."""
-
-LogEntry: TypeAlias = tuple[float, FetchEvent, tuple[FetchEffect, ...]]
-
-
-class Recipe(NamedTuple):
-    """All that a plan was made from."""
-
-    spans: tuple[SpanKey, ...]
-    sizes: tuple[int, ...]
-    held: frozenset[SpanKey]
-    window: int
-    window_bytes: int
-    priorities: tuple[tuple[SpanKey, int], ...]
-    seed: bytes
 
 
 class FetchPlan:
     """The plan for one manifest.
 
     `spans` and `sizes` (bytes to be moved for each) go together; `held` need no fetching. Lower
-    `priorities` come first, 0 where nothing is said. With a `seed` (the node's id, say) equally
-    rare spans are taken in an order of this node's own, so that a swarm does not ask everybody
-    for the same; without one they are taken in the order given. `log` keeps the last
+    `priorities` come first, 0 where nothing is said. Spans in `by_name` are never offered: they
+    are partly held, so that the request has to say which chunks to leave out. With a `seed` (the
+    node's id, say) equally rare spans are taken in an order of this node's own, so that a swarm
+    does not ask everybody for the same; without one in the order given. `log` keeps the last
     `log_limit` steps, or all of them for None.
     """
 
@@ -115,6 +76,8 @@ class FetchPlan:
         *,
         window: int = WINDOW_SPANS,
         window_bytes: int = WINDOW_BYTES,
+        offers: int = OFFERS,
+        by_name: AbstractSet[SpanKey] = frozenset(),
         priorities: Mapping[SpanKey, int] | None = None,
         seed: bytes = b"",
         log_limit: int | None = 4096,
@@ -126,6 +89,8 @@ class FetchPlan:
             frozenset(held),
             window,
             window_bytes,
+            offers,
+            frozenset(by_name),
             tuple(sorted(ranks.items())),
             seed,
         )
@@ -133,6 +98,10 @@ class FetchPlan:
         self.finished = False
         self._table = SpanTable(spans, sizes, ranks, seed)
         self._sizes = self._table.sizes
+        self._offers = OfferTable(spans, self._table.bit_of)
+        self._offer_number = 0
+        self._by_name = self._table.mask_of(by_name)
+        self._largest = max(self._sizes, default=0)
         self._wanted = self._table.all & ~self._table.mask_of(held)
         self._missing_bytes = sum(
             size for span, size in zip(spans, sizes, strict=True) if span not in held
@@ -187,11 +156,13 @@ class FetchPlan:
         if isinstance(event, Tick):
             return ()
         if isinstance(event, PeerJoined):
-            return self._peer_joined(event.peer, event.have)
+            return self._peer_joined(event.peer, event.have, picks=event.picks)
         if isinstance(event, PeerLost):
             self._remove(event.peer)
             return ()
         peer = self._peers.get(event.peer) if event.peer is not None else None
+        if isinstance(event, OfferRefused):
+            return self._offer_refused(event.peer, peer, event.offer, event.code, now)
         bit = self._table.bit_of.get(event.span)
         if bit is None:
             return ()
@@ -202,19 +173,22 @@ class FetchPlan:
         if isinstance(event, PeerHas):
             self._set_mask(peer, peer.mask | 1 << bit)
             return ()
+        if isinstance(event, SpanPicked):
+            return self._span_picked(event.peer, peer, event.offer, bit, now)
         if isinstance(event, SpanCorrupt):
             return self._span_corrupt(event.peer, peer, bit, now)
         return self._span_refused(event.peer, peer, bit, event.code, now)
 
-    def _peer_joined(self, name: PeerName, have: Have) -> Iterable[FetchEffect]:
+    def _peer_joined(self, name: PeerName, have: Have, *, picks: bool) -> Iterable[FetchEffect]:
         counted = have is not COMPLETE
         mask = self._table.all if have is COMPLETE else self._table.mask_of(have)
         peer = self._peers.get(name)
         if peer is None:
-            peer = self._peers[name] = FetchPeer(0, counted)
+            peer = self._peers[name] = FetchPeer(0, counted, self._table.rank(name))
         else:
             self._set_mask(peer, 0)
             peer.counted = counted
+        peer.picks = picks and not counted
         self._set_mask(peer, mask)
         return ()
 
@@ -227,10 +201,56 @@ class FetchPlan:
         self._wanted &= ~(1 << bit)
         self._missing_bytes -= size
         return [
-            CancelSpan(name, self._table.spans[bit])
-            for name, other in sorted(self._peers.items())
-            if other.forget(bit, size)
+            *self._unwant(bit),
+            *(
+                CancelSpan(name, self._table.spans[bit])
+                for name, other in sorted(self._peers.items())
+                if other.forget(bit, size)
+            ),
         ]
+
+    def _span_picked(
+        self, name: PeerName, peer: FetchPeer, number: int, bit: int, now: float
+    ) -> Iterable[FetchEffect]:
+        if number not in peer.offers:
+            return ()
+        superfluous = bit in peer.asked or not self._wanted >> bit & 1
+        if not superfluous:
+            peer.ask(bit, self._sizes[bit], now)
+        peer.end_offer(number)
+        return [CancelOffer(name, number)] if superfluous else self._unwant(bit)
+
+    def _offer_refused(
+        self,
+        name: PeerName,
+        peer: FetchPeer | None,
+        number: int,
+        code: ErrorCode,
+        now: float,
+    ) -> Iterable[FetchEffect]:
+        if peer is None or number not in peer.offers:
+            return ()
+        if code in OUT_CODES:
+            self._remove(name)
+            return [DropPeer(name, DropReason.REFUSES)]
+        offered = peer.offers[number].mask
+        peer.end_offer(number)
+        if code in PATIENCE_CODES or (code is ErrorCode.CANCELLED and offered):
+            peer.refused_busy(now)
+        elif code is not ErrorCode.CANCELLED:
+            self._set_mask(peer, peer.mask & ~offered)
+        return ()
+
+    def _unwant(self, bit: int) -> list[FetchEffect]:
+        """A span is in flight or held: take it out of whatever it is still offered in."""
+        effects: list[FetchEffect] = []
+        for name, peer in sorted(self._peers.items()):
+            offered = [offer for offer in peer.offers.values() if offer.mask >> bit & 1]
+            for offer in offered:
+                offer.mask &= ~(1 << bit)
+            if offered:
+                effects.append(UnwantSpan(name, self._table.spans[bit]))
+        return effects
 
     def _span_corrupt(
         self, name: PeerName, peer: FetchPeer, bit: int, now: float
@@ -275,20 +295,28 @@ class FetchPlan:
     def _watch(self, now: float) -> Iterable[FetchEffect]:
         effects: list[FetchEffect] = []
         for name, peer in sorted(self._peers.items()):
-            if peer.asked and now >= peer.give_up_at:
+            if peer.owes and now >= peer.give_up_at:
                 self._remove(name)
                 effects.append(DropPeer(name, DropReason.SILENT))
-            elif peer.asked and now >= self._stall_at(peer):
+                continue
+            if peer.owes and now >= self._stall_at(peer):
                 peer.stalled = True
+            for number, offer in list(peer.offers.items()):
+                if now >= offer.asked_at + OFFER_S:
+                    peer.silent = True
+                    peer.end_offer(number)
+                    effects.append(CancelOffer(name, number))
         return effects
 
     def _stall_at(self, peer: FetchPeer) -> float:
-        return peer.stall_at(self._sizes[next(iter(peer.asked))])
+        return peer.stall_at(self._sizes[next(iter(peer.asked))] if peer.asked else self._largest)
 
     def _wake_effect(self, now: float) -> Iterable[FetchEffect]:
         times = [] if self._hedge_at is None else [self._hedge_at]
         for peer in self._peers.values():
-            if peer.asked:
+            if peer.offers:
+                times.append(min(offer.asked_at for offer in peer.offers.values()) + OFFER_S)
+            if peer.owes:
                 times.append(peer.give_up_at if peer.stalled else self._stall_at(peer))
             if peer.busy_until > now and self._wanted & peer.mask:
                 times.append(peer.busy_until)
@@ -306,19 +334,29 @@ class FetchPlan:
         """Ask every peer with room, one span each in turn, partial holders first."""
         effects: list[FetchEffect] = []
         self._hedge_at = None
-        covered = stalled = 0
+        covered = stalled = offers = 0
         for peer in self._peers.values():
             if peer.stalled:
                 stalled |= peer.asked_mask
             else:
                 covered |= peer.asked_mask
-        turn = sorted(self._peers.items(), key=lambda item: (not item[1].counted, item[0]))
+                offers += len(peer.offers)
+        turn = sorted(
+            self._peers.items(), key=lambda item: (not item[1].counted, item[1].owes, item[1].rank)
+        )
         while turn:
             again = []
             for name, peer in turn:
                 if not self._has_room(peer, now):
                     continue
                 free = self._wanted & ~covered & peer.mask & ~peer.asked_mask
+                if peer.picks and (open_to_all := free & ~self._by_name):
+                    if open_to_all.bit_count() > offers:
+                        effects.append(self._offer(name, peer, open_to_all, now))
+                        offers += 1
+                        again.append((name, peer))
+                        continue
+                    free &= self._by_name  # the rest is as good as picked
                 bit = self._table.rarest(free & ~stalled)
                 if bit is None:
                     bit = self._table.rarest(free)
@@ -329,6 +367,7 @@ class FetchPlan:
                 peer.ask(bit, self._sizes[bit], now)
                 covered |= 1 << bit
                 effects.append(AskSpan(name, self._table.spans[bit]))
+                effects += self._unwant(bit)
                 again.append((name, peer))
             turn = again
         return effects
@@ -337,60 +376,21 @@ class FetchPlan:
         return (
             not peer.stalled
             and peer.busy_until <= now
-            and len(peer.asked) < self.recipe.window
+            and peer.owes < (self.recipe.offers if peer.picks else self.recipe.window)
             and (not peer.asked or peer.outstanding_bytes < self.recipe.window_bytes)
         )
 
     def _hedge(self, peer: FetchPeer, now: float) -> int | None:
-        """In the end game: a span that another peer was asked, if this one would be faster."""
         if self.missing_spans > END_GAME_SPANS:
             return None
-        best: tuple[float, int] | None = None
-        for bit in bits(self._wanted & peer.mask & ~peer.asked_mask):
-            holders = [other for other in self._peers.values() if bit in other.asked]
-            if len(holders) != 1:
-                continue
-            holder = holders[0]
-            if holder.rate is None or peer.rate is None:
-                due = holder.asked[bit] + HEDGE_S
-                if now < due:
-                    self._hedge_at = min(due, self._hedge_at or due)
-                    continue
-                gain = now - holder.asked[bit]
-            else:
-                theirs = self._owed_before(holder, bit) / holder.rate
-                theirs -= now - holder.last_progress
-                mine = (peer.outstanding_bytes + self._sizes[bit]) / peer.rate
-                gain = theirs - 1.5 * mine
-                if gain <= 0:
-                    continue
-            if best is None or gain > best[0]:
-                best = (gain, bit)
-        return None if best is None else best[1]
+        bit, look_at = hedge(self._peers.values(), self._sizes, self._wanted, peer, now)
+        if look_at is not None:
+            self._hedge_at = min(look_at, self._hedge_at or look_at)
+        return bit
 
-    def _owed_before(self, holder: FetchPeer, bit: int) -> int:
-        """The bytes that a peer sends until it has sent this span, this one included."""
-        total = 0
-        for asked in holder.asked:
-            total += self._sizes[asked]
-            if asked == bit:
-                break
-        return total
-
-
-def replay(recipe: Recipe, log: Iterable[LogEntry]) -> int | None:
-    """Run a whole log again; the index of the first step that differs, None when none does."""
-    plan = FetchPlan(
-        recipe.spans,
-        recipe.sizes,
-        recipe.held,
-        window=recipe.window,
-        window_bytes=recipe.window_bytes,
-        priorities=dict(recipe.priorities),
-        seed=recipe.seed,
-        log_limit=0,
-    )
-    for index, (now, event, effects) in enumerate(log):
-        if tuple(plan.step(event, now=now)) != effects:
-            return index
-    return None
+    def _offer(self, name: PeerName, peer: FetchPeer, free: int, now: float) -> AskAny:
+        """Let a peer pick from what is free and most urgent."""
+        self._offer_number += 1
+        mask, wanted = self._offers.offer(self._table.most_urgent(free), self._wanted)
+        peer.offer(self._offer_number, mask, now)
+        return AskAny(name, self._offer_number, wanted)

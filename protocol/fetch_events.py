@@ -26,6 +26,9 @@ class Completeness(Enum):
     COMPLETE = "complete"
 
 
+Wanted: TypeAlias = tuple[tuple[int, bytes], ...]
+"""Spans as bitmaps by piece index, ascending, as they go onto the wire."""
+
 COMPLETE: Final = Completeness.COMPLETE
 Have: TypeAlias = Completeness | AbstractSet[SpanKey]
 
@@ -44,6 +47,8 @@ class PeerJoined:
 
     peer: PeerName
     have: Have
+    picks: bool = False
+    """Whether it can be asked for any of several spans (the feature `swarm`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +92,38 @@ class SpanRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanPicked:
+    """A peer has picked this span from an offer; its bytes follow."""
+
+    peer: PeerName
+    offer: int
+    span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRefused:
+    """A peer picked nothing from an offer."""
+
+    peer: PeerName
+    offer: int
+    code: ErrorCode
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; nothing else happened."""
 
 
 FetchEvent: TypeAlias = (
-    PeerJoined | PeerHas | PeerLost | SpanReceived | SpanCorrupt | SpanRefused | Tick
+    PeerJoined
+    | PeerHas
+    | PeerLost
+    | SpanReceived
+    | SpanCorrupt
+    | SpanRefused
+    | SpanPicked
+    | OfferRefused
+    | Tick
 )
 
 
@@ -110,6 +141,31 @@ class CancelSpan:
 
     peer: PeerName
     span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class AskAny:
+    """Ask this peer for any of these spans (bitmaps by piece index), under the offer's number."""
+
+    peer: PeerName
+    offer: int
+    wanted: Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class UnwantSpan:
+    """This peer is not to pick this span from what it was offered so far."""
+
+    peer: PeerName
+    span: SpanKey
+
+
+@dataclass(frozen=True, slots=True)
+class CancelOffer:
+    """Cancel the request for an offer: it is too old, or what was picked is held already."""
+
+    peer: PeerName
+    offer: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,4 +188,6 @@ class Finished:
     """Every span is held. Said once."""
 
 
-FetchEffect: TypeAlias = AskSpan | CancelSpan | DropPeer | WakeAt | Finished
+FetchEffect: TypeAlias = (
+    AskSpan | CancelSpan | AskAny | UnwantSpan | CancelOffer | DropPeer | WakeAt | Finished
+)

@@ -24,15 +24,30 @@ MIN_SAMPLE_S: Final = 0.005
 
 
 @dataclass(slots=True)
+class Offer:
+    """One open request for any of the spans in `mask`."""
+
+    asked_at: float
+    mask: int
+
+
+@dataclass(slots=True)
 class FetchPeer:
     """The state of one peer. Times are the plan's `now` in seconds, rates bytes a second."""
 
     mask: int
     counted: bool
     """Whether its spans count for rarity: holders of everything do not."""
+    rank: bytes
+    """Among equals the lower is asked first; another order at every node, so that load spreads."""
     asked: dict[int, float] = field(default_factory=dict)
     """Bit of each span it was asked, in order, and when."""
     asked_mask: int = 0
+    offers: dict[int, Offer] = field(default_factory=dict)
+    """What it may pick from, by number."""
+    picks: bool = False
+    silent: bool = False
+    """Its last offer has expired and nothing has come since."""
     outstanding_bytes: int = 0
     last_progress: float = 0.0
     unsampled_bytes: int = 0
@@ -43,13 +58,34 @@ class FetchPeer:
     stalled: bool = False
 
     def ask(self, bit: int, size_bytes: int, now: float) -> None:
-        """It is asked for a span."""
-        if not self.asked:
-            self.last_progress = now
-            self.unsampled_bytes = 0
+        """It is asked for a span, or has picked it."""
+        self._begin(now)
         self.asked[bit] = now
         self.asked_mask |= 1 << bit
         self.outstanding_bytes += size_bytes
+
+    def offer(self, number: int, mask: int, now: float) -> None:
+        """It is asked for any of `mask`."""
+        self._begin(now)
+        self.offers[number] = Offer(now, mask)
+
+    def end_offer(self, number: int) -> bool:
+        """An offer is over; False when there was none."""
+        if self.offers.pop(number, None) is None:
+            return False
+        if not self.owes:
+            self.stalled = False
+        return True
+
+    @property
+    def owes(self) -> int:
+        """How many requests it has not answered."""
+        return len(self.asked) + len(self.offers)
+
+    def _begin(self, now: float) -> None:
+        if not self.owes and not self.silent:
+            self.last_progress = now
+            self.unsampled_bytes = 0
 
     def forget(self, bit: int, size_bytes: int) -> bool:
         """A request is over; False when there was none."""
@@ -57,7 +93,7 @@ class FetchPeer:
             return False
         self.asked_mask &= ~(1 << bit)
         self.outstanding_bytes -= size_bytes
-        if not self.asked:
+        if not self.owes:
             self.stalled = False
         return True
 
@@ -74,7 +110,7 @@ class FetchPeer:
             )
             self.unsampled_bytes = 0
             self.last_progress = now
-        self.stalled = False
+        self.stalled = self.silent = False
         self.backoff_s = FIRST_BACKOFF_S
 
     def refused_busy(self, now: float) -> None:

@@ -38,8 +38,8 @@ class SpanTable:
         if len(spans) != len(sizes):
             raise ValueError(f"{len(spans)} spans with {len(sizes)} sizes")
         order = list(range(len(spans)))
+        self._key = key = blake3(seed).digest() if seed else b""
         if seed:
-            key = blake3(seed).digest()
             order.sort(key=lambda i: blake3(b"%d %d" % spans[i], key=key).digest())
         self.spans = [spans[i] for i in order]
         self.sizes = [sizes[i] for i in order]
@@ -52,6 +52,10 @@ class SpanTable:
             by_level.setdefault(priorities.get(span, 0), []).append(span)
         self._levels = [self.mask_of(by_level[level]) for level in sorted(by_level)]
         self._rarity = [self.all]  # the spans with 0, 1, 2, ... counted holders
+
+    def rank(self, name: bytes) -> bytes:
+        """Where a peer comes in this node's own order."""
+        return blake3(name, key=self._key).digest() if self._key else name
 
     def mask_of(self, spans: Iterable[SpanKey]) -> int:
         """The set of these spans; unknown ones are left out."""
@@ -77,6 +81,10 @@ class SpanTable:
             rarity[holders + 1] |= moved
         while len(rarity) > 1 and not rarity[-1]:
             rarity.pop()
+
+    def most_urgent(self, among: int) -> int:
+        """Those of a set that have the lowest priority number in it."""
+        return next((among & level for level in self._levels if among & level), 0)
 
     def holders(self, bit: int) -> int:
         """How many counted holders a span has."""

@@ -19,8 +19,7 @@ from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
 from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal
-from protocol.fetch import COMPLETE, SpanKey
-from protocol.fetch_events import Have
+from protocol.fetch_events import COMPLETE, Have, SpanKey
 from protocol.ids import ManifestId, PieceId
 from protocol.layout import Span
 from protocol.messages import Entitle, GetHave, HaveAnswer

@@ -24,14 +24,18 @@ from archid.store.staging import Staging
 from archid.sync.fetch_progress import FetchProgress
 from archid.sync.one_error import one_error
 from archid.sync.sources import HaveMap, Sources
-from protocol.fetch import (
+from protocol.fetch import FetchPlan
+from protocol.fetch_events import (
     AskSpan,
     CancelSpan,
     DropPeer,
-    FetchPlan,
+    DropReason,
+    FetchEffect,
+    FetchEvent,
     Finished,
     PeerHas,
     PeerJoined,
+    PeerName,
     SpanCorrupt,
     SpanKey,
     SpanReceived,
@@ -39,8 +43,7 @@ from protocol.fetch import (
     Tick,
     WakeAt,
 )
-from protocol.fetch import PeerLost as PlanPeerLost
-from protocol.fetch_events import DropReason, FetchEffect, FetchEvent, PeerName
+from protocol.fetch_events import PeerLost as PlanPeerLost
 from protocol.ids import PieceId
 from protocol.layout import Layout, Span
 from protocol.messages import ErrorCode, GetSpan, SpanAnswer

@@ -7,27 +7,31 @@ import time
 
 import pytest
 
-from protocol.fetch import (
+from protocol.fetch import FetchPlan
+from protocol.fetch_events import (
     COMPLETE,
+    AskAny,
     AskSpan,
+    CancelOffer,
     CancelSpan,
     DropPeer,
     DropReason,
     FetchEffect,
-    FetchPlan,
     Finished,
     PeerHas,
     PeerJoined,
     PeerLost,
     SpanCorrupt,
     SpanKey,
+    SpanPicked,
     SpanReceived,
     SpanRefused,
     Tick,
+    UnwantSpan,
     WakeAt,
-    replay,
 )
 from protocol.fetch_peer import GIVE_UP_S
+from protocol.fetch_replay import replay
 from protocol.messages import ErrorCode
 
 A, B, C = b"a", b"b", b"c"
@@ -330,3 +334,42 @@ def test_a_choice_among_a_hundred_thousand_spans_takes_no_time_that_matters() ->
         span = plan._table.spans[next(iter(plan.peers[A].asked))]
         plan.step(SpanReceived(A, span), now=n / 10)
     assert time.perf_counter() - begin < 5.0, "5 s where about 0.3 s is usual"
+
+
+def test_offers_stay_small_and_leave_out_what_must_be_named() -> None:
+    spans = [SpanKey(piece, n) for piece in range(40) for n in range(80)]
+    plan = FetchPlan(
+        spans, [1] * len(spans), frozenset(spans[:160]), seed=b"me", offers=1, by_name={spans[200]}
+    )
+    [named, *_] = plan.step(PeerJoined(A, COMPLETE, picks=True), now=0)
+    assert isinstance(named, AskAny)
+    assert [piece for piece, _ in named.wanted] == list(range(2, 18))
+    assert sum(bitmap.count(0xFF) for _, bitmap in named.wanted) == 16 * 10 - 1
+    assert dict(named.wanted)[2][5] == 0xFE  # span 40 of piece 2 is partly held
+
+
+def test_what_one_server_picks_the_others_are_told_to_leave() -> None:
+    plan = plan_of(9, offers=1)
+    offers = {}
+    for peer in (A, B):
+        for effect in plan.step(PeerJoined(peer, COMPLETE, picks=True), now=0):
+            if isinstance(effect, AskAny):
+                offers[effect.peer] = effect.offer
+    span = keys(9)[4]
+    assert UnwantSpan(B, span) in plan.step(SpanPicked(A, offers[A], span), now=1)
+    # Its word crossed ours: both bring it, the slower is cancelled.
+    plan.step(SpanPicked(B, offers[B], span), now=1)
+    assert CancelSpan(B, span) in plan.step(SpanReceived(A, span), now=2)
+
+
+def test_an_offer_that_is_not_answered_is_made_anew_and_the_silent_peer_dropped() -> None:
+    plan = plan_of(9, offers=1)
+    plan.step(PeerJoined(A, COMPLETE, picks=True), now=0)
+    cancelled, dropped, now = 0, False, 0.0
+    while not dropped:
+        now += 5.0
+        assert now < 400
+        for effect in plan.step(Tick(), now=now):
+            cancelled += isinstance(effect, CancelOffer)
+            dropped = dropped or isinstance(effect, DropPeer)
+    assert cancelled >= 4

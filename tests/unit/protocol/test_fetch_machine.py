@@ -12,26 +12,32 @@ from hypothesis.stateful import (
     rule,
 )
 
-from protocol.fetch import (
+from protocol.fetch import FetchPlan
+from protocol.fetch_events import (
     COMPLETE,
-    END_GAME_SPANS,
+    AskAny,
     AskSpan,
+    CancelOffer,
     CancelSpan,
     DropPeer,
     FetchEvent,
-    FetchPlan,
     Finished,
+    OfferRefused,
     PeerHas,
     PeerJoined,
     PeerLost,
     SpanCorrupt,
     SpanKey,
+    SpanPicked,
     SpanReceived,
     SpanRefused,
     Tick,
+    UnwantSpan,
     WakeAt,
-    replay,
 )
+from protocol.fetch_hedge import END_GAME_SPANS
+from protocol.fetch_replay import replay
+from protocol.fetch_spans import bits
 from protocol.messages import ErrorCode
 
 PEERS = st.sampled_from([b"a", b"b", b"c", b"d"])
@@ -58,6 +64,7 @@ class PlannerMachine(RuleBasedStateMachine):
         self.now = 100.0
         self.have: dict[bytes, set[SpanKey]] = {}
         self.owed: dict[bytes, list[SpanKey]] = {}
+        self.offered: dict[bytes, dict[int, set[SpanKey]]] = {}
         self.held: set[SpanKey] = set()
         self.wake: float | None = None
         self.finished = 0
@@ -68,10 +75,23 @@ class PlannerMachine(RuleBasedStateMachine):
         seed=st.binary(max_size=2),
         urgent=st.sets(st.integers(0, 39), max_size=5),
         held=st.sets(st.integers(0, 39), max_size=10),
+        partly=st.sets(st.integers(0, 39), max_size=5),
+        offers=st.integers(1, 4),
     )
-    def begin(self, count: int, window: int, seed: bytes, urgent: set[int], held: set[int]) -> None:
+    def begin(
+        self,
+        count: int,
+        window: int,
+        seed: bytes,
+        urgent: set[int],
+        held: set[int],
+        partly: set[int],
+        offers: int,
+    ) -> None:
         self.spans = [SpanKey(i // 7, i % 7) for i in range(count)]
         self.window = window
+        self.offers = offers
+        self.by_name = {self.spans[i] for i in partly if i < count}
         self.held = {self.spans[i] for i in held if i < count}
         self.plan = FetchPlan(
             self.spans,
@@ -80,6 +100,8 @@ class PlannerMachine(RuleBasedStateMachine):
             window=window,
             window_bytes=12_000,
             seed=seed,
+            offers=offers,
+            by_name=self.by_name,
             priorities={self.spans[i]: -1 for i in urgent if i < count},
             log_limit=None,
         )
@@ -91,8 +113,17 @@ class PlannerMachine(RuleBasedStateMachine):
                 self.asked(effect.peer, effect.span)
             elif isinstance(effect, CancelSpan):
                 self.owed[effect.peer].remove(effect.span)
+            elif isinstance(effect, AskAny):
+                self.offer_made(effect)
+            elif isinstance(effect, UnwantSpan):
+                offers = self.offered[effect.peer].values()
+                assert any(effect.span in offer for offer in offers), "told for nothing"
+                for offer in offers:
+                    offer.discard(effect.span)
+            elif isinstance(effect, CancelOffer):
+                self.offered[effect.peer].pop(effect.offer, None)
             elif isinstance(effect, DropPeer):
-                del self.have[effect.peer], self.owed[effect.peer]
+                del self.have[effect.peer], self.owed[effect.peer], self.offered[effect.peer]
             elif isinstance(effect, WakeAt):
                 assert effect.at > self.now, "a wake in the past would spin"
                 self.wake = effect.at
@@ -108,24 +139,77 @@ class PlannerMachine(RuleBasedStateMachine):
             assert len(self.spans) - len(self.held) <= END_GAME_SPANS
             assert len(others) == 1, "three copies"
         self.owed[peer].append(span)
-        assert len(self.owed[peer]) <= self.window
+        assert len(self.owed[peer]) <= max(self.window, self.offers)
+
+    def offer_made(self, effect: AskAny) -> None:
+        spans = {
+            SpanKey(index, n)
+            for index, bitmap in effect.wanted
+            for n in range(8 * len(bitmap))
+            if bitmap[n // 8] >> n % 8 & 1
+        }
+        assert spans
+        assert spans <= self.have[effect.peer], "offered to a peer that lacks it"
+        assert not spans & self.held, "offered what is held"
+        assert not spans & self.by_name, "offered what has to be asked for by name"
+        for name, owed in self.owed.items():
+            if not self.plan.peers[name].stalled:
+                assert not spans & set(owed), "offered what is in flight"
+        self.offered[effect.peer][effect.offer] = spans
+        assert len(self.offered[effect.peer]) + len(self.owed[effect.peer]) <= self.offers
+
+    def open_offers(self) -> list[tuple[bytes, int]]:
+        return [(peer, n) for peer, offers in sorted(self.offered.items()) for n in offers]
+
+    def pick(self, peer: bytes, offer: int, span: SpanKey) -> None:
+        del self.offered[peer][offer]
+        if span not in self.held and span not in self.owed[peer]:
+            self.owed[peer].append(span)
+        self.step(SpanPicked(peer, offer, span))
+
+    @precondition(lambda self: any(self.offered[p][o] for p, o in self.open_offers()))
+    @rule(data=st.data())
+    def a_span_is_picked(self, data: st.DataObject) -> None:
+        offers = [(p, o) for p, o in self.open_offers() if self.offered[p][o]]
+        peer, offer = data.draw(st.sampled_from(offers))
+        self.pick(peer, offer, data.draw(st.sampled_from(sorted(self.offered[peer][offer]))))
+
+    @precondition(lambda self: self.open_offers())
+    @rule(data=st.data())
+    def a_span_is_picked_too_late(self, data: st.DataObject) -> None:
+        """What is held or in flight by now: the word of it has crossed the choice."""
+        peer, offer = data.draw(st.sampled_from(self.open_offers()))
+        gone = sorted(self.have[peer] - self.offered[peer][offer] - self.by_name)
+        if gone:
+            self.pick(peer, offer, data.draw(st.sampled_from(gone)))
+
+    @precondition(lambda self: self.open_offers())
+    @rule(data=st.data(), code=CODES)
+    def an_offer_is_refused(self, data: st.DataObject, code: ErrorCode) -> None:
+        peer, offer = data.draw(st.sampled_from(self.open_offers()))
+        spans = self.offered[peer].pop(offer)
+        if code in (ErrorCode.UNKNOWN_SPAN, ErrorCode.CHUNK_CORRUPT, ErrorCode.OTHER):
+            self.have[peer] -= spans
+        self.step(OfferRefused(peer, offer, code))
 
     def owing(self) -> list[tuple[bytes, SpanKey]]:
         return [(peer, span) for peer, owed in sorted(self.owed.items()) for span in owed]
 
-    @rule(peer=PEERS, have=st.none() | st.sets(st.integers(0, 39)))
-    def peer_joins(self, peer: bytes, have: set[int] | None) -> None:
+    @rule(peer=PEERS, have=st.none() | st.sets(st.integers(0, 39)), picks=st.booleans())
+    def peer_joins(self, peer: bytes, have: set[int] | None, picks: bool) -> None:
         known = self.spans if have is None else [self.spans[i] for i in have if i < len(self.spans)]
         if self.plan.finished:
             return
         self.have[peer] = set(known)
         self.owed.setdefault(peer, [])
-        self.step(PeerJoined(peer, COMPLETE if have is None else frozenset(known)))
+        self.offered.setdefault(peer, {})
+        self.step(PeerJoined(peer, COMPLETE if have is None else frozenset(known), picks))
 
     @rule(peer=PEERS)
     def peer_goes(self, peer: bytes) -> None:
         self.have.pop(peer, None)
         self.owed.pop(peer, None)
+        self.offered.pop(peer, None)
         self.step(PeerLost(peer))
 
     @rule(peer=PEERS, index=st.integers(0, 39))
@@ -185,6 +269,10 @@ class PlannerMachine(RuleBasedStateMachine):
         for name, peer in self.plan.peers.items():
             assert [table.spans[bit] for bit in peer.asked] == self.owed[name]
             assert peer.mask == table.mask_of(self.have[name])
+            assert {
+                number: {table.spans[bit] for bit in bits(offer.mask)}
+                for number, offer in peer.offers.items()
+            } == self.offered[name]
             assert peer.outstanding_bytes == sum(table.sizes[bit] for bit in peer.asked)
         assert self.plan.missing_spans == len(self.spans) - len(self.held)
         counted = [peer.mask for peer in self.plan.peers.values() if peer.counted]
@@ -196,12 +284,20 @@ class PlannerMachine(RuleBasedStateMachine):
         if not hasattr(self, "plan"):
             return
         if not self.plan.finished:
-            self.have[GOOD], self.owed[GOOD] = set(self.spans), []
-            self.step(PeerJoined(GOOD, COMPLETE))
+            self.have[GOOD], self.owed[GOOD], self.offered[GOOD] = set(self.spans), [], {}
+            self.step(PeerJoined(GOOD, COMPLETE, picks=len(self.spans) % 2 == 0))
         for _ in range(20 * len(self.spans) + 200):
             if self.plan.finished:
                 break
-            if self.owed[GOOD]:
+            if self.offered[GOOD]:
+                self.now += 0.01
+                number, spans = next(iter(self.offered[GOOD].items()))
+                if spans:
+                    self.pick(GOOD, number, min(spans))
+                else:
+                    del self.offered[GOOD][number]
+                    self.step(OfferRefused(GOOD, number, ErrorCode.CANCELLED))
+            elif self.owed[GOOD]:
                 self.now += 0.01
                 self.receive(GOOD, self.owed[GOOD][0])
             else:

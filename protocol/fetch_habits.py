@@ -1,0 +1,26 @@
+"""How a fetch plan treats its peers, in numbers and codes; SPEC.md chapter 10 recommends them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from protocol.messages.codes import ErrorCode
+
+WINDOW_SPANS: Final = 4
+WINDOW_BYTES: Final = 8 * 1024 * 1024
+OFFERS: Final = 4
+"""Open offers at a peer that picks: they commit to nothing, so they may be as many as it takes to
+keep a long line full."""
+OFFER_S: Final = 60.0
+"""An offer that nothing was picked from for so long is made anew, with what is missing by then."""
+MAX_CORRUPT: Final = 3
+"""Wrong spans after which a peer is dropped."""
+
+OUT_CODES: Final = frozenset(
+    {ErrorCode.NOT_ENTITLED, ErrorCode.DENIED, ErrorCode.UNKNOWN_MANIFEST, ErrorCode.BAD_PROOF}
+)
+"""Refusals that concern the whole manifest: the peer is out."""
+PATIENCE_CODES: Final = frozenset(
+    {ErrorCode.BUSY, ErrorCode.NOT_READY, ErrorCode.LIMIT_EXCEEDED, ErrorCode.INTERNAL}
+)
+"""Refusals that may be otherwise later: the peer is left alone for a while."""

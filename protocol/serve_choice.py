@@ -1,0 +1,95 @@
+"""Which span to send to a peer that takes any of several, as a pure machine.
+
+Whoever serves a version keeps count of how often it has sent each span, to anybody, and picks one
+that it has sent least: so a swarm gets a first copy of everything soonest, and its members have
+different things to give to one another. Whether a peer may read anything is not judged here.
+
+Counts are hints and kept for a few versions only; what is forgotten starts anew. Among equals one
+is taken at random, so that two servers rarely pick the same; the randomness is given, so a run
+can be repeated.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Final
+
+from protocol.ids import ManifestId
+
+MAX_VERSIONS: Final = 16
+"""Versions whose counts are kept: two bytes a span."""
+MAX_UNWANTED: Final = 2048
+"""Spans of one peer that are not to be picked for it; older ones are forgotten."""
+_MOST: Final = 65535
+
+
+class ServeChoice:
+    """The counts of one node and what its peers no longer want.
+
+    Spans are named by their index in the layout. `randrange` is that of a `random.Random`.
+    """
+
+    def __init__(
+        self, *, randrange: Callable[[int], int], max_versions: int = MAX_VERSIONS
+    ) -> None:
+        self._randrange = randrange
+        self._max_versions = max_versions
+        self._sent: OrderedDict[ManifestId, array[int]] = OrderedDict()
+        self._unwanted: dict[Hashable, OrderedDict[tuple[ManifestId, int], int]] = {}
+
+    def unwanted(self, peer: Hashable, manifest: ManifestId, span: int, *, up_to: int) -> None:
+        """The peer's requests up to this number are not to get this span."""
+        spans = self._unwanted.setdefault(peer, OrderedDict())
+        spans.pop((manifest, span), None)
+        spans[manifest, span] = up_to
+        if len(spans) > MAX_UNWANTED:
+            spans.popitem(last=False)
+
+    def peer_lost(self, peer: Hashable) -> None:
+        """Forget a connection."""
+        self._unwanted.pop(peer, None)
+
+    def still_wanted(
+        self, peer: Hashable, manifest: ManifestId, wanted: Sequence[int], *, request: int
+    ) -> list[int]:
+        """`wanted` without what the peer has taken out of the request with this number."""
+        spans = self._unwanted.get(peer)
+        if not spans:
+            return list(wanted)
+        # Requests are served in the order of their numbers, so what is older is done with.
+        for key in [key for key, up_to in spans.items() if up_to < request]:
+            del spans[key]
+        return [span for span in wanted if (manifest, span) not in spans]
+
+    def pick(self, manifest: ManifestId, among: Sequence[int], *, span_count: int) -> int | None:
+        """One of the spans that was sent least, counted as sent; None when there is none."""
+        if not among:
+            return None
+        sent = self._counts(manifest, span_count)
+        least = min(sent[span] for span in among)
+        rarest = [span for span in among if sent[span] == least]
+        span = rarest[self._randrange(len(rarest))]
+        sent[span] = min(least + 1, _MOST)
+        return span
+
+    def sent(self, manifest: ManifestId, span: int, *, span_count: int) -> None:
+        """A span was sent that the peer asked for by name."""
+        counts = self._counts(manifest, span_count)
+        counts[span] = min(counts[span] + 1, _MOST)
+
+    def not_sent(self, manifest: ManifestId, span: int) -> None:
+        """What was picked could not be sent after all."""
+        counts = self._sent.get(manifest)
+        if counts is not None and counts[span]:
+            counts[span] -= 1
+
+    def _counts(self, manifest: ManifestId, span_count: int) -> array[int]:
+        counts = self._sent.get(manifest)
+        if counts is None:
+            counts = self._sent[manifest] = array("H", bytes(2 * span_count))
+            if len(self._sent) > self._max_versions:
+                self._sent.popitem(last=False)
+        self._sent.move_to_end(manifest)
+        return counts

@@ -1,0 +1,65 @@
+"""What a server picks: what it has sent least, never what the peer has taken out."""
+
+from __future__ import annotations
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.ids import ManifestId
+from protocol.serve_choice import MAX_UNWANTED, ServeChoice
+
+FILM, LOOP = ManifestId(b"f" * 32), ManifestId(b"l" * 32)
+
+
+def choice(**changes: int) -> ServeChoice:
+    return ServeChoice(randrange=Random(7).randrange, **changes)
+
+
+@given(rounds=st.integers(1, 4), count=st.integers(1, 30))
+def test_everything_is_sent_once_before_anything_is_sent_twice(rounds: int, count: int) -> None:
+    serving = choice()
+    spans = list(range(count))
+    for _ in range(rounds):
+        assert sorted(serving.pick(FILM, spans, span_count=count) or 0 for _ in spans) == spans
+
+
+def test_what_was_sent_by_name_counts_and_what_could_not_be_sent_does_not() -> None:
+    serving = choice()
+    serving.sent(FILM, 0, span_count=2)
+    assert serving.pick(FILM, [0, 1], span_count=2) == 1
+    serving.not_sent(FILM, 1)
+    assert serving.pick(FILM, [0, 1], span_count=2) == 1
+    assert serving.pick(FILM, [], span_count=2) is None
+
+
+def test_two_servers_do_not_pick_in_the_same_order() -> None:
+    orders = []
+    for seed in (1, 2):
+        serving = ServeChoice(randrange=Random(seed).randrange)
+        orders.append([serving.pick(FILM, range(50), span_count=50) for _ in range(50)])
+    assert orders[0] != orders[1]
+
+
+def test_unwanted_spans_are_left_out_of_the_requests_that_they_concern() -> None:
+    serving = choice()
+    serving.unwanted("peer", FILM, 1, up_to=5)
+    assert serving.still_wanted("peer", FILM, [0, 1, 2], request=5) == [0, 2]
+    assert serving.still_wanted("peer", LOOP, [0, 1, 2], request=5) == [0, 1, 2]
+    assert serving.still_wanted("other", FILM, [0, 1, 2], request=5) == [0, 1, 2]
+    # A later request may want it again: it was lost where it was asked for.
+    assert serving.still_wanted("peer", FILM, [0, 1, 2], request=6) == [0, 1, 2]
+
+
+def test_memory_is_bounded_whatever_peers_say() -> None:
+    serving = choice(max_versions=2)
+    for span in range(3 * MAX_UNWANTED):
+        serving.unwanted("peer", FILM, span, up_to=1)
+    left = serving.still_wanted("peer", FILM, range(3 * MAX_UNWANTED), request=1)
+    assert left == list(range(2 * MAX_UNWANTED))
+    serving.peer_lost("peer")
+    assert not serving._unwanted
+    for n in range(10):
+        serving.pick(ManifestId(bytes([n]) * 32), [0], span_count=1)
+    assert len(serving._sent) == 2
