@@ -101,12 +101,15 @@ async def test_nothing_is_fetched_before_its_date(
         await stage.held(late)
 
 
-async def test_what_is_no_longer_wanted_is_stopped_and_forgotten(stage: Stage) -> None:
+async def test_what_is_no_longer_wanted_is_stopped_and_forgotten(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher_module, "CONCURRENT_JOBS", 1)
     fetcher = stage.salle.fetcher
     film, other = stage.films[:2]
     fetcher.want([Want(film.manifest, 0)])
     async with running(fetcher.run) as nursery:
-        while fetcher.progress[film.manifest].state is not FetchState.WAITING:
+        while stage.state(film) != ("waiting", True):
             await trio.testing.wait_all_tasks_blocked()
         fetcher.want([Want(other.manifest, 0)])
         assert list(fetcher.progress) == [other.manifest]
@@ -149,7 +152,7 @@ async def test_versions_that_nobody_has_do_not_keep_the_others_waiting(
     async with running(stage.salle.fetcher.run) as nursery:
         await connect(nursery, stage.salle, stage.repo)
         await stage.held(film)
-    assert all(stage.salle.fetcher.progress[one].state is FetchState.WAITING for one in NOWHERE)
+    assert not any(stage.salle.library.holds(one) for one in NOWHERE)
 
 
 async def test_a_journal_that_takes_no_entry_ends_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,6 +13,8 @@ import trio
 from archid.net.errors import PeerLost, PeerRefused
 from archid.net.peer import Peer
 from archid.store.documents import DocumentStore
+from archid.store.library import Library
+from archid.sync.trust_restoring import decode_envelope
 from protocol import paged
 from protocol.facts import Entry
 from protocol.head import DENIED_RELEASE, Denial
@@ -333,6 +336,38 @@ async def test_a_head_counts_from_the_moment_it_is_believed(cast: Cast, salle: P
     with pytest.raises(PeerLost) as lost:
         await salle.request(GetHave(0, cast.film.manifest))
     assert lost.value.reason is ErrorCode.DENIED
+
+
+async def test_a_revocation_counts_for_what_is_just_being_read(
+    cast: Cast, salle: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await show(salle, cast.salle, cast.film)
+    trust, read = cast.repo.keeper.trust, Library.read_span
+    cast.fleet.sign(denied=(cast.fleet.denial(cast.salle.identity),))
+
+    def revoke_meanwhile(*arguments: Any) -> Any:
+        trust.accept_head(decode_envelope(cast.fleet.head_bytes), now=0)
+        return read(*arguments)
+
+    monkeypatch.setattr(Library, "read_span", revoke_meanwhile)
+    span = cast.film.layout.spans[0]
+    with pytest.raises(PeerLost) as lost:
+        await salle.request(GetSpan(0, cast.film.manifest, span.piece, span.n, b""))
+    assert lost.value.reason is ErrorCode.DENIED
+    assert salle.traffic.span_bytes_received == 0
+
+
+async def test_nothing_is_read_for_who_may_not_have_it(
+    cast: Cast, salle: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reading(*_arguments: Any) -> Any:
+        raise AssertionError("it was read")
+
+    for name in ("read_span", "piece"):
+        monkeypatch.setattr(Library, name, reading)
+    monkeypatch.setattr(DocumentStore, "get_manifest", reading)
+    for request in content_requests(cast.film):
+        assert await refusal(salle, request) is ErrorCode.NOT_ENTITLED
 
 
 async def test_a_denied_release_closes_its_content_and_nothing_else(
