@@ -55,7 +55,7 @@ def run(
     absent = [name for name in peers if not PEERS[name][1]()]
     openers |= {name: PEERS[name][0] for name in peers if name not in absent}
     found: dict[str, list[Transfer] | None] = {name: [] for name in openers}
-    found |= {name: None for name in absent}
+    found |= dict.fromkeys(absent)
     with ExitStack() as stack:
         contenders = [
             stack.enter_context(open_pair(base / name, source))
