@@ -1,0 +1,59 @@
+"""Has the store verify and write spans in worker threads, several a hop when several wait.
+
+A hop into a thread costs about as much as the hashing of half a span, and threads that write side
+by side mostly wait for one another, so one thread takes all that has come while it was away.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from archid.store.errors import ChunkCorrupt
+from archid.store.staging import SpanBytes, Staging
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A span that has come and is not yet written, or whose outcome is not yet taken."""
+
+    received: SpanBytes
+    done: bool = False
+    fault: ChunkCorrupt | None = None
+
+
+class SpanWriter:
+    """Writes into one staging; any number of tasks may wait for their spans."""
+
+    def __init__(self, staging: Staging) -> None:
+        self._staging = staging
+        self._turn = trio.StrictFIFOLock()
+        self._waiting: list[_Waiting] = []
+
+    async def write(self, received: SpanBytes) -> None:
+        """Return when the span is verified and written.
+
+        Raises ChunkCorrupt (nothing of it was written), StorageError. Cancelled, it returns when
+        the thread is done: what is being written ends up counted.
+        """
+        mine = _Waiting(received)
+        self._waiting.append(mine)
+        try:
+            async with self._turn:
+                if not mine.done:
+                    await self._write_waiting()
+        finally:
+            if not mine.done:
+                self._waiting.remove(mine)
+        if mine.fault is not None:
+            raise mine.fault
+
+    async def _write_waiting(self) -> None:
+        batch = tuple(self._waiting)
+        faults = await trio.to_thread.run_sync(
+            self._staging.write_spans, [one.received for one in batch]
+        )
+        for one, fault in zip(batch, faults, strict=True):
+            one.done, one.fault = True, fault
+            self._waiting.remove(one)
