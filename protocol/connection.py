@@ -169,6 +169,11 @@ class Connection:
         self._numbers_given += 1
         return self._numbers_given
 
+    @property
+    def last_request(self) -> int:
+        """The number that was given out last, 0 before the first."""
+        return self._numbers_given
+
     def send(self, message: Message) -> None:
         """Queue a message.
 

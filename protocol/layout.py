@@ -197,6 +197,14 @@ class Layout:
             if self._first[at] == at
         ]
 
+    def others(self, span: Span) -> bytes:
+        """The `skip` bitmap that leaves out what has its home in another span; maybe empty."""
+        bits = bytearray((span.chunk_count + 7) // 8)
+        for n, at in enumerate(span.chunks):
+            if self._first[at] != at:
+                bits[n // 8] |= 1 << n % 8
+        return bytes(bits) if any(bits) else b""
+
     def wanted_bytes(self, span: Span) -> int:
         """The size of `wanted` in bytes."""
         first, lengths = self._first, self._lengths

@@ -74,11 +74,6 @@ class ServeChoice:
         sent[span] = min(least + 1, _MOST)
         return span
 
-    def sent(self, manifest: ManifestId, span: int, *, span_count: int) -> None:
-        """A span was sent that the peer asked for by name."""
-        counts = self._counts(manifest, span_count)
-        counts[span] = min(counts[span] + 1, _MOST)
-
     def not_sent(self, manifest: ManifestId, span: int) -> None:
         """What was picked could not be sent after all."""
         counts = self._sent.get(manifest)

@@ -53,6 +53,7 @@ from archid.sync.replicator import Replicator
 from archid.sync.signal import either
 from archid.sync.states import Account, NodeStates
 from archid.sync.trust_keeper import TrustKeeper
+from protocol.features import FEATURES
 from protocol.ids import ManifestId
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Node:
             keep_leaf=self.keeper.keep_leaf_document,
             keep=self.keeper.keep,
             on_fork=self.keeper.alarm_fork,
+            features=FEATURES,
             software=f"archid {__version__}",
         )
         self._contexts = TlsContexts(state.identity, self.keeper.root.ca_certificates)

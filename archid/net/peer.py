@@ -7,6 +7,7 @@ believed (`archid.net.admission`), and whoever holds the peer answers its reques
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar, cast, overload
@@ -75,6 +76,7 @@ class _Waiting:
 
     request: Request
     answers: list[Answer] = field(default_factory=list)
+    on_part: Callable[[Answer], None] | None = None
     error: ArchidError | None = None
     done: trio.Event = field(default_factory=trio.Event)
 
@@ -186,9 +188,16 @@ class Peer(Pump):
         return answer
 
     async def request_all(
-        self, message: Request, *, timeout_s: float | None = None
+        self,
+        message: Request,
+        *,
+        timeout_s: float | None = None,
+        on_part: Callable[[Answer], None] | None = None,
     ) -> list[Answer]:
-        """The same for requests whose answer has several parts (GetPieces)."""
+        """The same for requests whose answer has several parts (GetPieces, GetAny).
+
+        `on_part` is called with each part as soon as it is in.
+        """
         limit_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
         number = 0
         try:
@@ -196,7 +205,9 @@ class Peer(Pump):
                 await self._wait_for_slot()
                 # No await from taking the number to sending: numbers go out in their order.
                 number = self.connection.next_request()
-                waiting = self._waiting[number] = _Waiting(_numbered(message, number))
+                waiting = self._waiting[number] = _Waiting(
+                    _numbered(message, number), on_part=on_part
+                )
                 self.push(waiting.request)
                 await waiting.done.wait()
                 if waiting.error is not None:
@@ -296,6 +307,8 @@ class Peer(Pump):
             waiting.done.set()
         else:
             waiting.answers.append(message)
+            if waiting.on_part is not None:
+                waiting.on_part(message)
             if len(waiting.answers) == waiting.request.answer_count:
                 waiting.done.set()
 

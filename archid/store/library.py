@@ -28,7 +28,7 @@ from archid.store.staging import Staging
 from archid.store.syscalls import Buffer
 from archid.store.tree_store import TreeStore
 from protocol.envelope import Envelope
-from protocol.errors import ProtocolError
+from protocol.errors import FormatError, ProtocolError
 from protocol.ids import ManifestId, PieceId
 from protocol.layout import Layout
 from protocol.manifest import ManifestRoot
@@ -306,6 +306,31 @@ class Library:
         layout, span = self.trees.span(manifest, piece, n)
         parts = self.trees.read_span(layout, span, skip)
         return parts[0] if parts else b""
+
+    def readable(
+        self, manifest: ManifestId, wanted: Iterable[tuple[int, int]]
+    ) -> tuple[Layout, list[int]]:
+        """Those of some spans, named (piece index, n), that can be read here, by their indexes.
+
+        Raises NotFound (unknown_manifest), DocumentMissing.
+        """
+        staging = self._staged(manifest)
+        if staging is None and not self.trees.has(manifest):
+            raise NotFound(f"The manifest {manifest.short} is not here", code="unknown_manifest")
+        layout = self.layout(manifest) if staging is None else staging.layout
+        indexes = []
+        for piece_index, n in wanted:
+            with contextlib.suppress(FormatError):
+                indexes.append(layout.span_index(piece_index, n))
+        if staging is not None:
+            return layout, [n for n in indexes if staging.is_span_held(layout.spans[n])]
+        if rotten := self.trees.rotten(manifest):
+            indexes = [
+                n
+                for n in indexes
+                if not any(layout.home(at) in rotten for at in layout.spans[n].chunks)
+            ]
+        return layout, indexes
 
     def held_bytes(self) -> int:
         """The content of all trees here, what they share counted each time."""

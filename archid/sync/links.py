@@ -37,6 +37,7 @@ from protocol.messages import (
     PeerHints,
     StateDigest,
     States,
+    Unwant,
 )
 from protocol.refusals import NodeDenied
 
@@ -141,6 +142,8 @@ class Links:
             self._states.take(peer, notice)
         elif isinstance(notice, HaveUpdate):
             self._directory.spans.announced(peer, notice)
+        elif isinstance(notice, Unwant):
+            self._directory.spans.unwanted(peer, notice)
         elif isinstance(notice, PeerHints) and peer.facts.reads_everything:
             self._addresses.learn(notice.hints)
 

@@ -33,6 +33,7 @@ from protocol.messages import (
     Entitle,
     Entitled,
     ErrorCode,
+    GetAny,
     GetGrants,
     GetHave,
     GetHead,
@@ -51,6 +52,7 @@ from protocol.messages import (
     ListAnswer,
     ManifestAnswer,
     PageAnswer,
+    Picked,
     PieceAnswer,
     Request,
     RootDocument,
@@ -96,6 +98,7 @@ class Session:
                 async for request in self._peer.requests:
                     await self._serve(request)
             nursery.cancel_scope.cancel()
+        self._spans.peer_lost(self._peer)
 
     async def _serve(self, request: Request) -> None:
         try:
@@ -161,6 +164,9 @@ class Session:
                 yield await self._have(request)
             case GetSpan():
                 yield await self._span(request)
+            case GetAny():
+                async for answer in self._any(request):
+                    yield answer
             case _:
                 raise Refusal(ErrorCode.PROTOCOL_ERROR, "this node does not answer that")
 
@@ -249,6 +255,33 @@ class Session:
                 else:
                     self._following[manifest] = (news, told)
 
+    async def _any(self, request: GetAny) -> AsyncGenerator[Answer, None]:
+        """Pick a span now, when its turn has come, say which, and send it."""
+        manifest = request.manifest
+        wanted = self._spans.still_wanted(self._peer, request)
+        if not wanted:
+            raise Refusal(ErrorCode.CANCELLED, "nothing of it is wanted any more")
+        try:
+            layout, among = await trio.to_thread.run_sync(self._library.readable, manifest, wanted)
+        except (NotFound, DocumentMissing) as error:
+            raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
+        picked = self._spans.pick(manifest, among, span_count=len(layout.spans))
+        if picked is None:
+            raise Refusal(ErrorCode.UNKNOWN_SPAN, "none of these spans is held here")
+        span = layout.spans[picked]
+        sent = False
+        try:
+            yield Picked(request.request, span.piece_index, span.n)
+            if not self._peer.still_wants(request):
+                raise Refusal(ErrorCode.CANCELLED, "cancelled")
+            named = GetSpan(request.request, manifest, span.piece, span.n, layout.others(span))
+            answer = await self._span(named)
+            sent = True
+            yield answer
+        finally:
+            if not sent:
+                self._spans.not_sent(manifest, picked)
+
     async def _span(self, request: GetSpan) -> Answer:
         try:
             data = await trio.to_thread.run_sync(
@@ -286,6 +319,7 @@ class Session:
                 | GetPieces(manifest=manifest)
                 | GetHave(manifest=manifest)
                 | GetSpan(manifest=manifest)
+                | GetAny(manifest=manifest)
             ) if not self._access.may_read(manifest):
                 raise Refusal(
                     ErrorCode.NOT_ENTITLED, f"no entry was shown for manifest {manifest.short}"

@@ -7,16 +7,21 @@ every session reads at its own pace: a slow peer costs a position in it, no queu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from random import SystemRandom
+from typing import Final, TypeAlias
 
 from archid.net.peer import Peer
 from archid.sync.signal import Signal
 from protocol.ids import ManifestId, PieceId
-from protocol.messages import HaveUpdate
+from protocol.messages import GetAny, HaveUpdate, Unwant
+from protocol.serve_choice import ServeChoice
 
 Listener: TypeAlias = Callable[[Peer, PieceId, int], None]
+
+_N_BITS: Final = 16
+"""Bits of the number of a span within its piece."""
 
 
 class SpanNews:
@@ -34,6 +39,7 @@ class SpanExchange:
         self.changed = Signal()
         self._news: dict[ManifestId, SpanNews] = {}
         self._listeners: dict[ManifestId, Listener] = {}
+        self._choice = ServeChoice(randrange=SystemRandom().randrange)
 
     # What this node has
 
@@ -57,6 +63,37 @@ class SpanExchange:
     def news(self, manifest: ManifestId) -> SpanNews | None:
         """The news of a version that is being fetched."""
         return self._news.get(manifest)
+
+    # What is sent to whoever leaves the choice to this node
+
+    def still_wanted(self, peer: Peer, request: GetAny) -> list[tuple[int, int]]:
+        """The spans of a request, (piece index, n), that the peer has not taken out since."""
+        wanted = [
+            piece_index << _N_BITS | n
+            for piece_index, bitmap in request.wanted
+            for n in range(8 * len(bitmap))
+            if bitmap[n // 8] >> n % 8 & 1
+        ]
+        manifest, number = request.manifest, request.request
+        left = self._choice.still_wanted(peer, manifest, wanted, request=number)
+        return [(one >> _N_BITS, one & (1 << _N_BITS) - 1) for one in left]
+
+    def unwanted(self, peer: Peer, unwant: Unwant) -> None:
+        """A peer has taken a span out of what it asked."""
+        span = unwant.piece_index << _N_BITS | unwant.n
+        self._choice.unwanted(peer, unwant.manifest, span, up_to=unwant.up_to)
+
+    def pick(self, manifest: ManifestId, among: Sequence[int], *, span_count: int) -> int | None:
+        """The index of the span to send, None when there is none."""
+        return self._choice.pick(manifest, among, span_count=span_count)
+
+    def not_sent(self, manifest: ManifestId, span: int) -> None:
+        """What was picked could not be sent after all."""
+        self._choice.not_sent(manifest, span)
+
+    def peer_lost(self, peer: Peer) -> None:
+        """Forget what a connection has said."""
+        self._choice.peer_lost(peer)
 
     # What others have
 

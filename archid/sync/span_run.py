@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import trio
 
+from archid.errors import ArchidError
 from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
@@ -24,29 +26,36 @@ from archid.store.staging import Staging
 from archid.sync.fetch_progress import FetchProgress
 from archid.sync.one_error import one_error
 from archid.sync.sources import HaveMap, Sources
+from protocol.features import SWARM
 from protocol.fetch import FetchPlan
 from protocol.fetch_events import (
+    AskAny,
     AskSpan,
+    CancelOffer,
     CancelSpan,
     DropPeer,
     DropReason,
     FetchEffect,
     FetchEvent,
     Finished,
+    OfferRefused,
     PeerHas,
     PeerJoined,
     PeerName,
     SpanCorrupt,
     SpanKey,
+    SpanPicked,
     SpanReceived,
     SpanRefused,
     Tick,
+    UnwantSpan,
     WakeAt,
+    Wanted,
 )
 from protocol.fetch_events import PeerLost as PlanPeerLost
 from protocol.ids import PieceId
 from protocol.layout import Layout, Span
-from protocol.messages import ErrorCode, GetSpan, SpanAnswer
+from protocol.messages import Answer, ErrorCode, GetAny, GetSpan, Picked, SpanAnswer, Unwant
 
 log = get_logger(__name__)
 
@@ -69,7 +78,12 @@ def plan_spans(layout: Layout, staging: Staging, *, seed: bytes) -> PlannedSpans
     keys = list(spans)
     held = {keys[n] for n in staging.held_spans()}
     sizes = [layout.wanted_bytes(span) for span in layout.spans]
-    return PlannedSpans(FetchPlan(keys, sizes, held, seed=seed), spans)
+    partly = {
+        key
+        for key, span in spans.items()
+        if key not in held and staging.skip(span) != layout.others(span)
+    }
+    return PlannedSpans(FetchPlan(keys, sizes, held, by_name=partly, seed=seed), spans)
 
 
 class _Joined(NamedTuple):
@@ -108,6 +122,7 @@ class SpanRun:
         self._happened, self._inbox = trio.open_memory_channel[FetchEvent](math.inf)
         self._joined: dict[PeerName, _Joined] = {}
         self._asked: dict[tuple[Peer, SpanKey], trio.CancelScope] = {}
+        self._offered: dict[tuple[Peer, int], trio.CancelScope] = {}
         self._wake = math.inf
 
     async def run(self) -> None:
@@ -127,7 +142,8 @@ class SpanRun:
         event: FetchEvent = Tick()
         while not self._apply(self._plan.step(event, now=trio.current_time()), nursery):
             self._tell()
-            idle = not self._asked and self._wake == math.inf and bool(self._joined)
+            open_requests = self._asked or self._offered
+            idle = not open_requests and self._wake == math.inf and bool(self._joined)
             ask_again = trio.current_time() + ASK_AGAIN_S if idle else math.inf
             event = Tick()
             with trio.move_on_at(min(self._wake, ask_again)) as timer:
@@ -150,11 +166,14 @@ class SpanRun:
             for peer, have in sources.ready.items():
                 if peer.node not in self._joined:
                     self._joined[peer.node] = _Joined(peer, have, set())
-                    self._happened.send_nowait(PeerJoined(peer.node, have.of(self._spans)))
+                    self._happened.send_nowait(self._joins(peer, have))
             if self._joined:
                 self._progress.fetching(sources.names())
             else:
                 self._progress.waiting(sources.why_none())
+
+    def _joins(self, peer: Peer, have: HaveMap) -> PeerJoined:
+        return PeerJoined(peer.node, have.of(self._spans), picks=SWARM in peer.features)
 
     def _heard(self, peer: Peer, piece: PieceId, n: int) -> bool:
         """A peer has announced a span; False while the machine does not know the peer."""
@@ -181,6 +200,17 @@ class SpanRun:
                 case CancelSpan(name, span):
                     if joined := self._joined.get(name):
                         self._cancel(joined.peer, span)
+                case AskAny(name, offer, wanted):
+                    if joined := self._joined.get(name):
+                        scope = self._offered[joined.peer, offer] = trio.CancelScope()
+                        nursery.start_soon(self._ask_any, joined.peer, offer, wanted, scope)
+                case CancelOffer(name, offer):
+                    joined = self._joined.get(name)
+                    if joined and (open_offer := self._offered.get((joined.peer, offer))):
+                        open_offer.cancel()
+                case UnwantSpan(name, span):
+                    if joined := self._joined.get(name):
+                        self._unwant(joined.peer, span)
                 case DropPeer(name, reason):
                     self._drop(name, reason)
                 case WakeAt(at):
@@ -200,6 +230,68 @@ class SpanRun:
         if event is not None:
             self._happened.send_nowait(event)
 
+    async def _ask_any(
+        self, peer: Peer, offer: int, wanted: Wanted, scope: trio.CancelScope
+    ) -> None:
+        event: FetchEvent | None = None
+        picked: list[SpanKey] = []
+
+        def on_part(part: Answer) -> None:
+            if isinstance(part, Picked):
+                key = SpanKey(part.piece_index, part.n)
+                picked.append(key)
+                self._asked.setdefault((peer, key), scope)
+                self._happened.send_nowait(SpanPicked(peer.node, offer, key))
+
+        try:
+            with scope:
+                event = await self._fetch_any(peer, offer, wanted, picked, on_part)
+        finally:
+            self._offered.pop((peer, offer), None)
+            for key in picked:
+                if self._asked.get((peer, key)) is scope:
+                    del self._asked[peer, key]
+        if event is not None:
+            self._happened.send_nowait(event)
+
+    async def _fetch_any(
+        self,
+        peer: Peer,
+        offer: int,
+        wanted: Wanted,
+        picked: list[SpanKey],
+        on_part: Callable[[Answer], None],
+    ) -> FetchEvent | None:
+        """Let the peer pick, and have what it sends written."""
+        code = ErrorCode.BUSY
+        try:
+            request = GetAny(0, self._manifest, wanted)
+            *_, answer = await peer.request_all(request, on_part=on_part)
+        except PeerRefused as refused:
+            code = refused.reason
+        except PeerTooSlow:
+            pass
+        except PeerLost as lost:
+            self._sources.remove(peer, str(lost))
+            return None
+        else:
+            if not isinstance(answer, SpanAnswer):
+                raise TypeError("GetAny is answered by a span in the end")
+            span = self._spans[picked[0]]
+            if answer.piece != span.piece:
+                return SpanCorrupt(peer.node, picked[0])
+            return await self._take(peer, picked[0], self._staging.layout.others(span), answer)
+        if picked:
+            return self._refused(peer, picked[0], code)
+        joined = self._joined.get(peer.node)
+        there = joined is not None and joined.peer is peer
+        return OfferRefused(peer.node, offer, code) if there else None
+
+    def _unwant(self, peer: Peer, key: SpanKey) -> None:
+        unwant = Unwant(max(peer.connection.last_request, 1), self._manifest, *key)
+        with suppress(ArchidError):  # it has gone, as the machine will hear
+            peer.push(unwant)
+
     async def _fetch(self, peer: Peer, key: SpanKey) -> FetchEvent | None:
         """Ask for one span and have it written; None when the peer's loss says it all."""
         span = self._spans[key]
@@ -215,6 +307,13 @@ class SpanRun:
         except PeerLost as lost:
             self._sources.remove(peer, str(lost))
             return None
+        return await self._take(peer, key, skip, answer)
+
+    async def _take(
+        self, peer: Peer, key: SpanKey, skip: bytes, answer: SpanAnswer
+    ) -> FetchEvent | None:
+        """Have what a peer has sent verified and written."""
+        span = self._spans[key]
         self._progress.received(len(answer.data), now=trio.current_time())
         try:
             # Not abandoned when cancelled: what is being written ends up counted.
@@ -245,6 +344,9 @@ class SpanRun:
         for asked, key in list(self._asked):
             if asked is peer:
                 self._cancel(peer, key)
+        for (offered, _), scope in list(self._offered.items()):
+            if offered is peer:
+                scope.cancel()
         if reason is DropReason.CORRUPTS:
             self._report_liar(peer, reason.value)
         else:

@@ -14,9 +14,20 @@ from archid.net.errors import PeerRefused
 from archid.store.staging import Staging
 from archid.sync import span_run
 from archid.sync.fetcher import Want
+from protocol.features import FEATURES, SWARM
 from protocol.ids import PieceId
 from protocol.layout import Span
-from protocol.messages import Entitle, ErrorCode, GetHave, GetSpan, HaveAnswer, SpanAnswer
+from protocol.messages import (
+    Entitle,
+    ErrorCode,
+    GetAny,
+    GetHave,
+    GetSpan,
+    HaveAnswer,
+    Picked,
+    SpanAnswer,
+    Unwant,
+)
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import Version, assert_tree
 from tests.unit.sync.sync_nodes import (
@@ -55,6 +66,8 @@ def cinema(tmp_path: Path) -> Iterator[Cinema]:
     fleet.sign()
     with ExitStack() as stack:
         nodes = [stack.enter_context(fleet.node(one)) for one in (salle, sas, stranger)]
+        for node in nodes:
+            node.doorkeeper._features = FEATURES
         yield Cinema(film, *nodes)
 
 
@@ -198,3 +211,90 @@ async def test_a_version_that_becomes_a_tree_meanwhile_is_served_from_there(
             request = GetSpan(0, film.manifest, span.piece, span.n, b"")
             answer = await link.left.request(request, SpanAnswer)
             assert bytes(answer.data) == film.span_bytes(span)
+
+
+async def test_a_holder_of_everything_picks_and_sends_each_span_once(cinema: Cinema) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    salle.hold(film)
+    sas.fetcher.want([Want(film.manifest, 0)])
+    async with running(sas.fetcher.run) as nursery:
+        link = await connect(nursery, sas, salle)
+        assert SWARM in link.left.features
+        await until(lambda: sas.library.holds(film.manifest), sas.fetcher.placed)
+    assert_tree(sas.library.tree(film.manifest), film.tree)
+    own = [n for n, span in enumerate(film.layout.spans) if film.layout.wanted_bytes(span)]
+    sent = picks_of(salle, film)
+    assert [n for n, times in enumerate(sent) if times] == own
+    assert max(sent) == 1
+    assert link.right.traffic.span_bytes_sent == sum(
+        map(film.layout.wanted_bytes, film.layout.spans)
+    )
+
+
+async def test_a_peer_without_the_feature_is_asked_by_name(cinema: Cinema) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    salle.hold(film)
+    salle.doorkeeper._features = ()
+    sas.fetcher.want([Want(film.manifest, 0)])
+    async with running(sas.fetcher.run) as nursery:
+        link = await connect(nursery, sas, salle)
+        assert SWARM not in link.left.features
+        await until(lambda: sas.library.holds(film.manifest), sas.fetcher.placed)
+    assert_tree(sas.library.tree(film.manifest), film.tree)
+    assert picks_of(salle, film) == []
+
+
+async def test_spans_of_which_a_part_is_here_are_asked_for_without_that_part(
+    cinema: Cinema,
+) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    salle.hold(film)
+    sas.hold_documents(film)
+    staging = sas.library.stage(film.layout)
+    chunk = film.layout.chunk(0)
+    staging.write_chunks([(0, film.span_bytes(film.layout.spans[0])[: chunk.length])])
+    missing_bytes = sum(map(film.layout.wanted_bytes, film.layout.spans)) - chunk.length
+    sas.library.end_staging(staging)
+    sas.fetcher.want([Want(film.manifest, 0)])
+    async with running(sas.fetcher.run) as nursery:
+        link = await connect(nursery, sas, salle)
+        await until(lambda: sas.library.holds(film.manifest), sas.fetcher.placed)
+    assert_tree(sas.library.tree(film.manifest), film.tree)
+    assert link.right.traffic.span_bytes_sent == missing_bytes
+    assert picks_of(salle, film)[0] == 0
+
+
+async def test_any_of_several_is_judged_and_refused_like_every_request(cinema: Cinema) -> None:
+    film, salle, sas, stranger = cinema.film, cinema.salle, cinema.sas, cinema.stranger
+    salle.hold(film)
+    request = GetAny(0, film.manifest, ((0, b"\x03"),))
+    async with linked(stranger, salle) as link:
+        with pytest.raises(PeerRefused) as refused:
+            await link.left.request_all(request)
+        assert refused.value.reason is ErrorCode.NOT_ENTITLED
+    async with linked(sas, salle) as link:
+        peer = link.left
+        await peer.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
+        picked, answer = await peer.request_all(request)
+        assert isinstance(picked, Picked)
+        assert isinstance(answer, SpanAnswer)
+        span = film.layout.spans[picked.n]
+        assert bytes(answer.data) == film.span_bytes(span, film.layout.others(span))
+        with pytest.raises(PeerRefused) as refused:
+            await peer.request_all(GetAny(0, film.manifest, ((70, b"\x01"),)))
+        assert refused.value.reason is ErrorCode.UNKNOWN_SPAN
+        # What was taken out before the request's turn came is not picked.
+        both = peer.connection.last_request + 1
+        for n in (0, 1):
+            await peer.announce(Unwant(both + 10, film.manifest, 0, n))
+        while len(salle.directory.spans._choice._unwanted.get(link.right, ())) < 2:
+            await peer.request(GetHave(0, film.manifest), HaveAnswer)
+        with pytest.raises(PeerRefused) as refused:
+            await peer.request_all(request)
+        assert refused.value.reason is ErrorCode.CANCELLED
+    assert link.right.traffic.span_bytes_sent == len(answer.data)
+
+
+def picks_of(node: SyncNode, film: Version) -> list[int]:
+    """How often a node has picked each span."""
+    return list(node.directory.spans._choice._sent.get(film.manifest, ()))
