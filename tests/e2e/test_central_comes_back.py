@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from archid.errors import Conflict, Unavailable
+from tests.fleet.desk import wait_until_open
 from tests.fleet.events import EventTap
 from tests.fleet.forger import trusted_head
 from tests.fleet.local import CommandFailed, FleetNode, LocalFleet
@@ -95,6 +96,7 @@ def test_a_central_from_an_older_backup_imports_what_it_missed_and_signs_above_i
     dial_at_once(central, repo, room)
     backup = back_up(central)
     central.process.start()
+    wait_until_open(central)
 
     # All of this is unknown to the backup: versions, a release, another node.
     with EventTap(repo) as tap:
@@ -182,10 +184,7 @@ def test_while_no_repo_answers_central_changes_nothing_and_says_what_to_do(
     assert serial(central) == before
 
     repo.process.start()
-    central.wait(
-        lambda status: "central_asking" not in {r["code"] for r in status["health"]["reasons"]},
-        what="the REPO's answer",
-    )
+    wait_until_open(central)
     central.run("publish", str(folders["loop"]), "--script", "other", "--kind", "loop")
     assert serial(central) > before
 

@@ -20,6 +20,7 @@ from protocol.messages import (
     Answer,
     Entitle,
     ErrorCode,
+    GetAny,
     GetGrants,
     GetHave,
     GetHead,
@@ -55,6 +56,7 @@ from tests.fleet.watched import watched_fleet
 from tests.unit.protocol.message_examples import EXAMPLES
 
 KINDS = ("feature", "sas", "loop")
+SPANS = ("GetPieces", "GetSpan", "GetAny")
 PEERS = ("central", "repo-1", "lyon-1-salle")
 """Everyone who holds the release and answers: the last is a plain server of another cinema."""
 OUTSIDER, SIBLING, ENTITLED, LEAVER = "nice-1-salle", "lyon-1-sas", "lyon-2-salle", "oslo-1-salle"
@@ -116,15 +118,15 @@ def test_a_node_that_is_not_targeted_is_refused_everything_by_every_peer(
         entitled=who(fleet, ENTITLED),
     )
     assert not report.given
-    kinds = {GetManifest, Entitle, GetHave, GetPieces, GetSpan, GetLeaf, GetList, GetPage}
-    asked = {reply.request.split()[0] for reply in report.forbidden}
-    assert asked == {kind.__name__ for kind in kinds}
+    for_members = {"GetRoot", "GetHead", "GetGrants"}
+    requests = {type(one).__name__ for one in EXAMPLES if isinstance(one, Request)}
+    assert {reply.request.split()[0] for reply in report.forbidden} == requests - for_members
     assert {reply.code for reply in report.forbidden} <= {
         ErrorCode.NOT_ENTITLED,
         ErrorCode.BAD_PROOF,
         ErrorCode.UNKNOWN_DOCUMENT,  # a leaf or a page that this peer does not hold
     }
-    content = [r for r in report.forbidden if r.request.split()[0] in ("GetPieces", "GetSpan")]
+    content = [r for r in report.forbidden if r.request.split()[0] in SPANS]
     assert {reply.code for reply in content} == {ErrorCode.NOT_ENTITLED}
     # What came over the wire is refusals alone: a sentence each.
     assert report.wire_bytes < 400 * len(report.forbidden)
@@ -281,6 +283,7 @@ def test_without_a_certificate_nothing_but_join_and_roots_is_answered(
         GetPieces(1, script.manifest, script.pieces),
         GetHave(1, script.manifest),
         GetSpan(1, script.manifest, *script.spans[0], b""),
+        GetAny(1, script.manifest, ((0, b"\x01"),)),
         Prove(b"", b"", known.stolen_proof(node, script.manifest)),
     ]
     requests = {type(one) for one in EXAMPLES if isinstance(one, Request)}

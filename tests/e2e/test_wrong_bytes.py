@@ -21,6 +21,7 @@ from archid.store.documents import DocumentStore
 from protocol.ids import ManifestId
 from protocol.messages import (
     Answer,
+    GetAny,
     GetHave,
     GetManifest,
     GetPieces,
@@ -199,7 +200,7 @@ def test_a_lying_repo_is_dropped_and_reported_and_the_rooms_get_everything_elsew
     }
 
     def falsify(peer: Peer, request: Request, answer: Answer) -> Answer:
-        if not isinstance(request, GetManifest | GetPieces | GetHave | GetSpan):
+        if not isinstance(request, GetManifest | GetPieces | GetHave | GetSpan | GetAny):
             return answer
         teller, lie = lies[peer.node, request.manifest]
         return lie(teller, answer)

@@ -57,7 +57,16 @@ def at_the_desk(fleet: LocalFleet, work: Callable[[CentralService], Awaitable[T]
             service.close()
     if running:
         central.process.start()
+        wait_until_open(central)
     return result
+
+
+def wait_until_open(central: FleetNode) -> None:
+    """Return when a central that was started has heard what it must before it signs again."""
+    central.wait(
+        lambda status: "central_asking" not in {r["code"] for r in status["health"]["reasons"]},
+        what="the REPOs' answer",
+    )
 
 
 def node_id(node: FleetNode) -> NodeId:

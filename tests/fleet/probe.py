@@ -40,6 +40,7 @@ from archid.sync.trust_restoring import restore_trust
 from protocol.connection_events import Event, MessageReceived
 from protocol.connection_states import Side
 from protocol.facts import Entry, decode_item
+from protocol.features import FEATURES
 from protocol.grants import LeafDocument
 from protocol.ids import DocumentId, ManifestId, NodeId
 from protocol.limits import MAX_SPAN_CHUNKS
@@ -47,6 +48,7 @@ from protocol.messages import (
     Answer,
     Entitle,
     ErrorCode,
+    GetAny,
     GetHave,
     GetHead,
     GetLeaf,
@@ -218,6 +220,7 @@ async def ask_about_script(
         ("all at once", GetPieces(1, manifest, script.pieces)),
         ("first span", GetSpan(1, manifest, *first, b"")),
         ("last span", GetSpan(1, manifest, *last, b"")),
+        ("any span", GetAny(1, manifest, ((0, b"\x01"),))),
         ("nothing of a span", GetSpan(1, manifest, *first, b"\xff" * (MAX_SPAN_CHUNKS // 8))),
     ]
     return [
@@ -317,6 +320,7 @@ class _ReadingDoorkeeper(TrustedDoorkeeper):
             keep=_keep_nothing,
             on_fork=_raise_fork,
             software="archid probe",
+            features=FEATURES,
         )
 
     async def _stored_leaf(self, node: NodeId, grants_root: DocumentId) -> LeafDocument | None:
