@@ -344,6 +344,31 @@ def test_a_service_without_a_fleet_says_what_to_do_and_is_not_tried_again(
     assert any("archid join" in text for text in said)
 
 
+def test_a_package_is_made_by_anybody_in_a_folder_and_runs_from_where_it_is_unpacked(
+    installed: Estate,
+) -> None:
+    run, stage = installed.machine.run, "/home/guest/stage"
+    run(
+        "make", "-s", "-C", "/usr/src/archid", "install", f"DESTDIR={stage}", "PREFIX=/usr/local",
+        user="guest", env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/usr/src/wheels"},
+    )  # fmt: skip
+    assert run("find", "/usr/local", "-name", "archid*").stdout == ""
+    top = run("find", stage, "-maxdepth", "3", "-name", "archid*").stdout.split()
+    assert sorted(path.removeprefix(stage) for path in top) == [
+        "/etc/archid", "/srv/archid", "/var/lib/archid",
+    ]  # fmt: skip
+    assert run("grep", "-rl", stage, stage, check=False).stdout == ""
+    unit = run("cat", f"{stage}/usr/local/lib/systemd/system/archid.service").stdout
+    assert "\nExecStart=/usr/local/bin/archid run\n" in unit
+    run("sh", "-c", f"cd {stage} && cp -R --no-preserve=ownership usr/local/. /usr/local/")
+    assert run("/usr/local/bin/archid", "--version", user="guest").stdout.startswith("archid ")
+    refused = run("make", "-s", "-C", "/usr/src/archid", "install", user="guest", check=False)
+    assert "only root can install" in refused.stderr
+    run("make", "-s", "-C", "/usr/src/archid", "uninstall", "PREFIX=/usr/local")
+    assert run("find", "/usr/local", "-name", "archid*").stdout == ""
+    assert installed.machine.path("/usr/bin/archid").exists()
+
+
 # Running
 
 

@@ -20,7 +20,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -155,14 +155,19 @@ class Machine:
             ),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # nsenter has a child, and both have to go
         )
         assert follower.stdout is not None
         seen: list[str] = []
 
+        def stop() -> None:
+            with suppress(ProcessLookupError):
+                os.killpg(follower.pid, signal.SIGKILL)
+
         def wait(
             condition: Callable[[dict[str, Any]], bool], timeout_s: float = JOURNAL_TIMEOUT_S
         ) -> dict[str, Any]:
-            timer = threading.Timer(timeout_s, follower.kill)
+            timer = threading.Timer(timeout_s, stop)
             timer.start()
             try:
                 for line in follower.stdout or ():
@@ -179,18 +184,16 @@ class Machine:
         try:
             yield wait
         finally:
-            follower.kill()
+            stop()
             follower.wait()
             follower.stdout.close()
 
     def power_off(self) -> None:
-        """Shut down as a person would; whatever is left afterwards is ended."""
+        """Shut down as a person would; raises MachineFailed if that takes too long."""
         self.run("systemctl", "poweroff", "--no-wall", check=False)
         try:
             self._process.wait(90)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
             raise MachineFailed(f"the machine did not shut down:\n{_tail(self._console)}") from None
 
 
@@ -215,6 +218,8 @@ def booted(base: Path, *, shown: Mapping[str, Path]) -> Iterator[Machine]:
         told.bind("")  # Linux picks an abstract address
         process = subprocess.Popen(
             [
+                "setpriv",
+                "--pdeathsig=TERM",  # should these tests be killed, the machine shuts down
                 "systemd-nspawn",
                 "--boot",
                 "--quiet",
@@ -246,7 +251,11 @@ def booted(base: Path, *, shown: Mapping[str, Path]) -> Iterator[Machine]:
             machine.power_off()
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+                # the end of its first process is the end of everything in a machine
+                children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+                process.kill()
+                for leader in children.split():
+                    os.kill(int(leader), signal.SIGKILL)
                 process.wait()
 
 
