@@ -87,6 +87,8 @@ class Identity:
         """
         folder = state / FOLDER_NAME
         pem = _read(folder / "key.pem")
+        if pem is None and (folder / "node").exists():
+            raise _damaged(folder / "key.pem", "is missing")
         if pem is None:
             raise NotFound(
                 f"{state} holds no identity",
@@ -168,9 +170,9 @@ def _write_private(path: Path, data: bytes) -> None:
         os.close(parent)
 
 
-def _damaged(path: Path) -> ArchidError:
+def _damaged(path: Path, how: str = "is damaged or does not belong to this node") -> ArchidError:
     return StorageError(
-        f"{path} is damaged or does not belong to this node",
+        f"{path} {how}",
         remedy="restore the identity folder from a backup, or run archid leave and join again",
     )
 

@@ -59,6 +59,9 @@ class CentralDatabase:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        url = engine.url
+        is_file = url.get_backend_name() == "sqlite" and url.database
+        self._where = f" {url.database}" if is_file else ""
 
     @classmethod
     def open(cls, url: URL, *, create: bool = False) -> CentralDatabase:
@@ -92,7 +95,7 @@ class CentralDatabase:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that no other writer overlaps; commits at the end, or rolls back."""
-        with _translated(), self._engine.begin() as connection:
+        with _translated(self._where), self._engine.begin() as connection:
             # SQLite has locked already (BEGIN IMMEDIATE); elsewhere this row is the lock.
             if connection.dialect.name != "sqlite":
                 connection.execute(sa.select(fleet.c.only).with_for_update())
@@ -101,16 +104,16 @@ class CentralDatabase:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A consistent view that waits for nobody."""
-        with _translated(), self._engine.connect() as connection:
+        with _translated(self._where), self._engine.connect() as connection:
             connection = connection.execution_options(**{_READING: True})
             with connection.begin():
                 yield connection
 
     def _migrate(self) -> None:
         """Apply the steps that are missing, all of them or none."""
-        with _translated(), self._engine.begin() as connection:
+        with _translated(self._where), self._engine.begin() as connection:
             if connection.dialect.name == "sqlite" and not _is_sound(connection):
-                raise _damaged()
+                raise _damaged(self._where)
             steps = ScriptDirectory(str(_MIGRATIONS))
             known = {step.revision for step in steps.walk_revisions()}
             current = MigrationContext.configure(connection).get_current_heads()
@@ -170,44 +173,44 @@ def _engine(url: URL) -> Engine:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(where: str) -> Iterator[None]:
     """Turn what a driver raises into an error that says who must act."""
     try:
         yield
     except OperationalError as error:
-        raise _operational(error) from error
+        raise _operational(error, where) from error
     except DBAPIError as error:
         if isinstance(error.orig, sqlite3.DatabaseError) and _is_damage(error.orig):
-            raise _damaged() from error
+            raise _damaged(where) from error
         raise
     except sqlite3.DatabaseError as error:
         # Raised by the PRAGMAs of a new connection, before SQLAlchemy wraps anything.
         if _is_damage(error):
-            raise _damaged() from error
-        raise StorageError(f"Central's database cannot be used: {error}") from error
+            raise _damaged(where) from error
+        raise StorageError(f"Central's database{where} cannot be used: {error}") from error
 
 
-def _operational(error: DBAPIError) -> Exception:
+def _operational(error: DBAPIError, where: str) -> Exception:
     name = _sqlite_name(error.orig)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return Unavailable(
-            f"Central's database stayed locked by another process for {BUSY_TIMEOUT_S} s",
+            f"Central's database{where} stayed locked by another process for {BUSY_TIMEOUT_S} s",
             remedy="Find out what else has it open, then repeat",
             code="database_busy",
         )
     if name.startswith("SQLITE_FULL"):
         return StorageError(
-            "The disk is full: central's database cannot be written",
+            f"The disk is full: central's database{where} cannot be written",
             remedy="Free some space where the state folder is, then repeat; nothing was changed",
             code="disk_full",
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_CANTOPEN")):
         return StorageError(
-            f"Central's database cannot be written: {error.orig}",
+            f"Central's database{where} cannot be written: {error.orig}",
             remedy="Look at the disk and at the folder's permissions; nothing was changed",
         )
     if isinstance(error.orig, sqlite3.Error):
-        return _damaged() if _is_damage(error.orig) else error
+        return _damaged(where) if _is_damage(error.orig) else error
     return Unavailable(f"Central's database does not answer: {error.orig}", code="database_down")
 
 
@@ -225,9 +228,9 @@ def _sqlite_name(error: Any) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _damaged() -> StorageError:
+def _damaged(where: str) -> StorageError:
     return StorageError(
-        "Central's database is damaged",
+        f"Central's database{where} is damaged",
         remedy="Restore it from a backup, however old: central takes what is newer from the REPOs",
         code="database_damaged",
     )

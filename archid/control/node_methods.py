@@ -15,13 +15,17 @@ from archid.control.node_status import NodeStatus
 from archid.errors import NotFound, Unavailable
 from archid.store.errors import DocumentMissing
 from archid.store.leaving import forget_membership
-from archid.store.library import Library
+from archid.store.library import About, Library
 from archid.store.verify import Damage
 from archid.sync.fetch_progress import FetchState
 from archid.sync.fetcher import Fetcher
+from archid.sync.one_error import one_error
 from protocol.ids import ManifestId
 
 MAX_VERIFYING: Final = 2
+
+UNKNOWN: Final = About(name="", kind="", version=0, files=0, size_bytes=0)
+MANIFEST_LOST: Final = "its manifest was damaged on this disk; it is fetched again"
 
 
 @dataclass(frozen=True)
@@ -131,28 +135,36 @@ class NodeMethods:
 
     async def _verify_chosen(self, params: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
         chosen = await self._chosen(params["script"], params["manifest"])
-        roots = {one: await trio.to_thread.run_sync(self._library.root, one) for one in chosen}
-        total_bytes = sum(root.size_bytes for root in roots.values())
+        known = {one: await trio.to_thread.run_sync(self._about, one) for one in chosen}
+        total_bytes = sum(about.size_bytes for about in known.values())
         reports: list[dict[str, Any]] = []
         done_bytes = 0
-        for manifest, root in roots.items():
-            names = {"manifest": manifest.hex(), "name": root.name, "version": root.version}
+        for manifest, about in known.items():
+            names = {"manifest": manifest.hex(), "name": about.name, "version": about.version}
             told = partial(_progress_event, names, base_bytes=done_bytes, total_bytes=total_bytes)
-            damages = await self._verify(manifest, exchange, told)
-            done_bytes += root.size_bytes
+            checked_bytes = about.size_bytes
+            try:
+                damages = [
+                    {"path": d.path, "reason": d.kind.value, "sentence": d.sentence}
+                    for d in await self._verify(manifest, exchange, told)
+                ]
+            except DocumentMissing:
+                checked_bytes = 0
+                damages = [{"path": "", "reason": "manifest", "sentence": MANIFEST_LOST}]
+            done_bytes += about.size_bytes
             reports.append(
                 {
                     **names,
-                    "kind": root.kind,
+                    "kind": about.kind,
                     "ok": not damages,
-                    "checked_bytes": root.size_bytes,
-                    "damage": [
-                        {"path": d.path, "reason": d.kind.value, "sentence": d.sentence}
-                        for d in damages
-                    ],
+                    "checked_bytes": checked_bytes,
+                    "damage": damages,
                 }
             )
         return {"ok": all(report["ok"] for report in reports), "trees": reports}
+
+    def _about(self, manifest: ManifestId) -> About:
+        return self._library.about(manifest) or UNKNOWN
 
     async def _chosen(self, script: str | None, manifest: str | None) -> list[ManifestId]:
         held = self._library.held()
@@ -168,11 +180,9 @@ class NodeMethods:
             return held
         found = []
         for one in held:
-            try:
-                if (await trio.to_thread.run_sync(self._library.root, one)).name == script:
-                    found.append(one)
-            except DocumentMissing:
-                continue
+            about = await trio.to_thread.run_sync(self._library.about, one)
+            if about is not None and about.name == script:
+                found.append(one)
         if not found:
             raise NotFound(
                 f"No version of the script '{script}' is here",
@@ -198,17 +208,18 @@ class NodeMethods:
             finally:
                 stopped[0] = True
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(report)
-            damages = await trio.to_thread.run_sync(
-                partial(
-                    self._library.trees.verify,
-                    manifest,
-                    progress=count,
-                    stopped=lambda: stopped[0],
+        with one_error():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(report)
+                damages = await trio.to_thread.run_sync(
+                    partial(
+                        self._library.trees.verify,
+                        manifest,
+                        progress=count,
+                        stopped=lambda: stopped[0],
+                    )
                 )
-            )
-            nursery.cancel_scope.cancel()
+                nursery.cancel_scope.cancel()
         return damages
 
     async def leave(

@@ -231,7 +231,8 @@ class NodeStatus:
             found.append(
                 Reason("attention", "documents_damaged",
                        f"{len(damaged)} documents were found damaged and set aside",
-                       "Check the disk; they are fetched again by themselves")
+                       "Check the disk; they are fetched again by themselves. When that is done,"
+                       f" empty {self.documents.path / 'damaged'}")
             )  # fmt: skip
         return found
 

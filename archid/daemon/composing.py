@@ -191,6 +191,8 @@ class Node:
 
     async def run(self) -> None:
         """Run until stopped; raises ArchidError when a service cannot start."""
+        token = trio.lowlevel.current_trio_token()
+        self._state.library.on_loss = lambda: token.run_sync_soon(self.fetcher.look_again)
         await self.leaf.load()
         self._listener = await open_listener(self._config.network.listen)
         try:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from archid.config import Config
-from archid.errors import TrustFailure, UsageError
+from archid.errors import StorageError, UsageError
 from archid.identity import Identity
 from archid.journal import MIGRATIONS as JOURNAL_MIGRATIONS
 from archid.journal import Journal
@@ -60,9 +60,9 @@ def open_state(config: Config, stack: ExitStack) -> OpenState:
     membership = Membership.load(paths.identity)
     identity = Identity.load(paths.state)
     if identity.certificate is None:
-        raise TrustFailure(
-            f"The identity in {paths.identity} has no certificate",
-            remedy="Restore the identity folder from a backup, or leave and join again",
+        raise StorageError(
+            f"{identity.certificate_path} is missing",
+            remedy="Restore the identity folder from a backup, or run archid leave and join again",
         )
     journal_db = stack.enter_context(Database(paths.journal_db, JOURNAL_MIGRATIONS, durable=True))
     journal = Journal(journal_db, identity)

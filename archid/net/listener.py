@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 import trio
 
 from archid.addresses import Address
-from archid.errors import ArchidError, Unavailable
+from archid.errors import ArchidError, Conflict
 from archid.log import SparingLog, get_logger
 from archid.net.settings import ListenerSettings
 from archid.net.switchboard import Switchboard
@@ -38,7 +38,7 @@ _REMEDIES: Final = {
 }
 
 
-class CannotListen(Unavailable):
+class CannotListen(Conflict):
     """An address cannot be listened on."""
 
     code = "cannot_listen"

@@ -97,6 +97,18 @@ class DocumentMissing(NotFound):
         self.name = name
 
 
+class ManifestUnfit(DocumentMissing):
+    """A manifest that was signed by the right key and describes what no node may put on a disk."""
+
+    code = "manifest_unfit"
+
+    def __init__(self, manifest: str, script: str, why: str) -> None:
+        super().__init__("manifests", manifest)
+        self.message = f"What was published as {script} describes a tree that cannot be: {why}"
+        self.remedy = "Nothing of it was fetched; find out who signed it, and publish it anew"
+        self.args = (self.message,)
+
+
 class ChunkMissing(NotFound):
     """No file here holds this chunk; it can be fetched."""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from archid.store.documents import DocumentStore
-from archid.store.errors import DocumentMissing
+from archid.store.errors import DocumentMissing, ManifestUnfit
 from protocol.envelope import Envelope
 from protocol.errors import ProtocolError
 from protocol.ids import ManifestId
@@ -29,25 +30,34 @@ class Layouts:
     """Builds layouts from the document store; safe in any thread, blocking."""
 
     def __init__(self, documents: DocumentStore) -> None:
+        self.on_missing: Callable[[ManifestId], None] = lambda _: None
+        """Told, in whichever thread, of a manifest whose documents are not here."""
         self._documents = documents
         self._lock = threading.Lock()
         self._kept: OrderedDict[ManifestId, Layout] = OrderedDict()
         self._used_at: dict[ManifestId, float | None] = {}
 
     def get(self, manifest: ManifestId) -> Layout:
-        """The layout of a manifest; raises DocumentMissing when the root or a piece is not here.
+        """The layout of a manifest.
 
-        Documents were judged when they were accepted; here they are only checked to be whole.
+        Raises DocumentMissing when the root or a piece is not here, ManifestUnfit when they are
+        and make no tree.
         """
-        with self._lock:
-            layout = self._kept.get(manifest)
-            if layout is None:
-                layout = self._build(manifest)
-                self._kept[manifest] = layout
-            self._kept.move_to_end(manifest)
-            self._used_at[manifest] = None
-            self._shrink()
-            return layout
+        try:
+            with self._lock:
+                layout = self._kept.get(manifest)
+                if layout is None:
+                    layout = self._build(manifest)
+                    self._kept[manifest] = layout
+                self._kept.move_to_end(manifest)
+                self._used_at[manifest] = None
+                self._shrink()
+                return layout
+        except ManifestUnfit:
+            raise
+        except DocumentMissing:
+            self.on_missing(manifest)
+            raise
 
     def release_idle(self, now: float) -> None:
         """Forget layouts that were idle for IDLE_S; to be called every few seconds.
@@ -67,14 +77,16 @@ class Layouts:
             self._drop(manifest)
 
     def _build(self, manifest: ManifestId) -> Layout:
+        # What the store gives is what was signed, to the bit: it says so itself.
+        data = self._documents.get_manifest(manifest)
+        script = f"the version {manifest.short}"
         try:
-            envelope = Envelope.decode(
-                self._documents.get_manifest(manifest), max_bytes=MAX_PUBLICATION_BYTES
-            )
+            envelope = Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES)
             root = ManifestRoot.decode(envelope.payload)
+            script = f"'{root.name}', version {root.version},"
             return Layout(root, (self._documents.get_piece(ref.id) for ref in root.pieces))
         except ProtocolError as error:
-            raise DocumentMissing("manifests", manifest.hex()) from error
+            raise ManifestUnfit(manifest.hex(), script, str(error)) from error
 
     def _shrink(self) -> None:
         while len(self._kept) > 1 and (

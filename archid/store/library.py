@@ -72,6 +72,9 @@ class Library:
         self._held: set[ManifestId] = set()
         self._about: dict[ManifestId, About] = {}
         self._shared: dict[ManifestId, Staging] = {}
+        self.on_loss: Callable[[], None] = lambda: None
+        """Told, in whichever thread, that something which was held has to be fetched again."""
+        trees.layouts.on_missing = self.lose
 
     def open(self) -> None:
         """Find out what is here and mend what a killed process left; before anything else."""
@@ -119,6 +122,15 @@ class Library:
         with self._lock:
             return manifest in self._held
 
+    def lose(self, manifest: ManifestId) -> None:
+        """Its manifest or a piece of it turned out to be missing: it is no longer held."""
+        with self._lock:
+            if manifest not in self._held:
+                return
+            self._held.discard(manifest)
+        log.error("held_manifest_lost", manifest=manifest.short)
+        self.on_loss()
+
     def held(self) -> list[ManifestId]:
         """Every version whose tree is here."""
         with self._lock:
@@ -134,12 +146,20 @@ class Library:
 
     def root(self, manifest: ManifestId) -> ManifestRoot:
         """The manifest's root; raises DocumentMissing, also for one that is none."""
-        data = self.documents.get_manifest(manifest)
+        data = self.publication(manifest)
         try:
             envelope = Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES)
             return ManifestRoot.decode(envelope.payload)
         except ProtocolError as error:
             raise DocumentMissing("manifests", manifest.hex()) from error
+
+    def publication(self, manifest: ManifestId) -> bytes:
+        """The envelope as it was signed; raises DocumentMissing."""
+        try:
+            return self.documents.get_manifest(manifest)
+        except DocumentMissing:
+            self.lose(manifest)
+            raise
 
     def about(self, manifest: ManifestId) -> About | None:
         """What a manifest says of itself if it is here; these few words stay in memory."""
@@ -225,6 +245,7 @@ class Library:
 
     def add_placed(self, manifest: ManifestId) -> None:
         """A tree has come to stand: index it, then count it as held."""
+        self.trees.forget(manifest)
         try:
             self._index.add_tree_blocking(
                 manifest, self.layout(manifest), self.trees.path(manifest)
@@ -243,6 +264,7 @@ class Library:
                 self._held.discard(manifest)
             if gone:
                 log.error("tree_gone", manifest=manifest.short)
+                self.on_loss()
 
     def expect(self, manifest: ManifestId) -> None:
         """A tree that stands is about to be recorded: from now on nobody need fetch it."""

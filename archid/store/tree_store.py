@@ -198,11 +198,7 @@ class TreeStore:
     def remove(self, manifest: ManifestId) -> None:
         """Remove a tree; readers that have files open keep them. Raises StorageError."""
         self.layouts.forget(manifest)
-        with self._lock:
-            tree = self._open.pop(manifest, None)
-            if tree is not None:
-                self._release(tree)
-            self._rotten.pop(manifest, None)
+        self.forget(manifest)
         path = self.path(manifest)
         # Under another name first: a tree that is half removed must not pass for a whole one.
         going = self.trees / f".removed-{manifest.hex()}"
@@ -215,6 +211,14 @@ class TreeStore:
             remove_tree(going)
         except OSError as error:
             raise storage_error(error, path) from error
+
+    def forget(self, manifest: ManifestId) -> None:
+        """Another tree stands in its place: let go of the old, and of what was wrong with it."""
+        with self._lock:
+            tree = self._open.pop(manifest, None)
+            if tree is not None:
+                self._release(tree)
+            self._rotten.pop(manifest, None)
 
     def remove_leftovers(self) -> None:
         """Finish what a killed process began: removals, and the last step of placing a tree.

@@ -126,6 +126,10 @@ class Fetcher:
                 with trio.move_on_after(self._nap_s()):
                     await self._wanted.wait(seen)
 
+    def look_again(self) -> None:
+        """Something that was held is not any more."""
+        self._wanted.fire()
+
     # Whose turn it is
 
     def _next(self) -> Want | None:

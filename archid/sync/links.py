@@ -79,6 +79,9 @@ class Links:
 
     async def session(self, peer: Peer) -> None:
         """Run until the connection has ended."""
+        if self._leaf.facts is None:
+            # Lost on disk; it came again from this very peer when the two proved themselves.
+            await self._leaf.load()
         own = self._leaf.facts
         if own is None:
             peer.disconnect(ErrorCode.NOT_READY, "this node does not know its own facts yet")

@@ -216,7 +216,7 @@ class Session:
 
     async def _manifest(self, manifest: ManifestId) -> bytes:
         try:
-            return await trio.to_thread.run_sync(self._documents.get_manifest, manifest)
+            return await trio.to_thread.run_sync(self._library.publication, manifest)
         except DocumentMissing as error:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
 

@@ -35,7 +35,8 @@ class Refusal:
         shown = f"exit code {self.code}\n--- out\n{self.out}\n--- err\n{self.err}"
         assert self.code == code, f"exit code {code} was expected\n{shown}"
         assert not self.out, f"something went to standard output\n{shown}"
-        lines = self.err.splitlines()
+        # `archid run` logs, in JSON, until it gives up.
+        lines = [line for line in self.err.splitlines() if not line.startswith('{"timestamp"')]
         assert 2 <= len(lines) <= MAX_LINES, f"a sentence and a remedy were expected\n{shown}"
         for line in (lines[0], lines[-1]):
             assert line[:1].isupper() or line[:1].isdigit() or line[:1] in "/'a", shown

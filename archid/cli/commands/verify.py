@@ -60,7 +60,5 @@ def _screens(result: dict[str, Any]) -> list[RenderableType]:
                 f" v{tree['version']} ({tree['kind']}), {figures.size(tree['checked_bytes'])}",
             )
         )
-        lines += [
-            indented(Text(f"{damage['path']}: {damage['sentence']}")) for damage in tree["damage"]
-        ]
+        lines += [indented(Text(damage["sentence"])) for damage in tree["damage"]]
     return lines

@@ -106,7 +106,7 @@ async def verify(_caller: Caller, _params: Json, exchange: Exchange) -> Json:
             "total_bytes": 2,
         }
     )
-    damage = {"path": "panels/1.bin", "reason": "corrupt", "sentence": "its bytes have changed"}
+    damage = {"path": "panels/1.bin", "reason": "corrupt", "sentence": "panels/1.bin is torn"}
     tree = {
         "manifest": samples.HASH,
         "name": "blue-hour-feature",
@@ -230,7 +230,7 @@ HANDLERS: dict[str, Handler] = {
     [
         ("status", "status", 0, "61 minutes behind"),
         ("scripts", "scripts", 0, "blue-hour-feature"),
-        ("verify", "verify", 7, "panels/1.bin: its bytes have changed"),
+        ("verify", "verify", 7, "panels/1.bin is torn"),
         ("release.list", "release list", 0, "301 MB"),
         ("release.show", "release show blue-hour", 0, "lyon-3-salle"),
         ("fleet", "fleet", 0, "blue-hour fetching"),

@@ -22,7 +22,7 @@ from archid.sync import sources as sources_module
 from archid.sync.address_book import AddressBook
 from archid.sync.fetcher import Want
 from protocol.ids import NodeId
-from protocol.messages import ErrorCode, HeadAnnounce, PeerHint, PeerHints
+from protocol.messages import ErrorCode, GetHead, HeadAnnounce, HeadAnswer, PeerHint, PeerHints
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import Version
 from tests.unit.sync.sync_nodes import (
@@ -189,9 +189,27 @@ async def test_a_node_that_does_not_know_itself_serves_nobody(stage: Stage) -> N
         nursery.cancel_scope.cancel()
 
 
+async def test_a_node_that_lost_its_leaf_takes_it_from_the_peer_that_it_proved_itself_to(
+    stage: Stage,
+) -> None:
+    def forgot(node: SyncNode) -> Session:
+        async def session(peer: Peer) -> None:
+            node.leaf._held = None  # what is on disk came with the proofs, before the session
+            await node.links.session(peer)
+
+        return session
+
+    async with running() as nursery:
+        link = await connect(nursery, stage.salle, stage.repo, right=forgot(stage.repo))
+        assert (await link.left.request(GetHead(0), HeadAnswer)).head
+        nursery.cancel_scope.cancel()
+
+
 def _never_knew(node: SyncNode) -> Session:
     async def session(peer: Peer) -> None:
         node.leaf._held = None
+        for owner, grants_root in node.documents.leaves():
+            node.documents.remove_leaf(owner, grants_root)
         await node.links.session(peer)
 
     return session
