@@ -115,7 +115,14 @@ def _groups(config: Config) -> Iterator[Check]:
         return
     names = {_group_name(gid) for gid in os.getgrouplist(user.pw_name, user.pw_gid)}
     admin, reader = config.control.admin_group, config.control.group
-    if admin in names:
+    if admin in names and reader and reader not in names:
+        yield Check(
+            "you",
+            "attention",
+            f"{user.pw_name} is in {admin!r}, but only {reader!r} may use the control socket",
+            f"Run usermod -aG {reader} {user.pw_name}, then log in again",
+        )
+    elif admin in names:
         yield Check("you", "ok", f"{user.pw_name} is in {admin!r} and may change things")
     elif reader in names:
         yield Check("you", "ok", f"{user.pw_name} is in {reader!r} and may look")
