@@ -79,7 +79,7 @@ async def start(
         now=trio.current_time,
     )
     listener = await open_listener(tuple(addresses))
-    chance = Random(1)  # noqa: S311 - spreads waits, protects nothing
+    chance = Random(1)
     dialer = Dialer(switchboard, FAST, random=chance, now=trio.current_time)
     dialer.want(dial)
     scope = trio.CancelScope()

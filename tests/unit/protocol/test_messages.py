@@ -15,8 +15,8 @@ from protocol.frames import FLAG_OPTIONAL, Frame, FrameReader
 from protocol.limits import MAX_ERROR_TEXT_BYTES, MAX_FRAME_BYTES, MAX_PROOF_BYTES
 from protocol.messages import (
     MEANINGS,
-    REACTIONS,
     MESSAGE_TYPES,
+    REACTIONS,
     Entitle,
     ErrorCode,
     GetPieces,

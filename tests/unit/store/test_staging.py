@@ -177,7 +177,7 @@ def trees(draw: st.DrawFn) -> Tree:
 def test_any_tree_arrives_whole_whenever_the_process_is_killed(
     tmp_path_factory: pytest.TempPathFactory, tree: Tree, seed: int, chunk_bytes: int
 ) -> None:
-    chance = random.Random(seed)  # noqa: S311 - a run that can be repeated
+    chance = random.Random(seed)
     base = tmp_path_factory.mktemp("kill")
     folders = base / "staging", base / "trees"
     for folder in folders:
@@ -469,7 +469,7 @@ def test_more_files_than_descriptors_are_written(folders: tuple[Path, Path]) -> 
     version = version_of(tree, chunk_bytes=100)
     staging = opened(version, folders)
     order = list(range(version.layout.chunk_count))
-    random.Random(3).shuffle(order)  # noqa: S311 - a run that can be repeated
+    random.Random(3).shuffle(order)
     for at in order:
         staging.write_chunks([(at, version.chunk_bytes(at))])
     assert len(staging._open_files) <= 64

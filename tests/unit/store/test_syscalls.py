@@ -55,7 +55,7 @@ def _stingy(call: Callable[..., int], chance: random.Random) -> Callable[..., in
 
 
 def test_short_writes_are_completed(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = random.Random(4)  # noqa: S311 - a run that can be repeated
+    chance = random.Random(4)
     parts = [chance.randbytes(chance.randint(1, 50)) for _ in range(2500)]
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", _stingy(pwrite, chance))
