@@ -27,6 +27,7 @@ from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
 from archid.daemon.opening import OpenState
 from archid.daemon.reloading import Reloader
+from archid.daemon.runtime import give_back_memory
 from archid.daemon.watchdog import show_life
 from archid.errors import ArchidError
 from archid.events import EventHub
@@ -299,7 +300,11 @@ class Node:
     async def _release_idle(self) -> None:
         while True:
             await trio.sleep(IDLE_CHECK_S)
-            await trio.to_thread.run_sync(self._state.trees.release_idle, time.time())
+            await trio.to_thread.run_sync(self._rest)
+
+    def _rest(self) -> None:
+        self._state.trees.release_idle(time.time())
+        give_back_memory()
 
     async def _report_damage(self, manifest: ManifestId, fault: ChunkCorrupt) -> None:
         self.events.publish(
