@@ -22,10 +22,11 @@ from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
 from archid.store.errors import ChunkCorrupt
-from archid.store.staging import Staging
+from archid.store.staging import SpanBytes, Staging
 from archid.sync.fetch_progress import FetchProgress
 from archid.sync.one_error import one_error
 from archid.sync.sources import HaveMap, Sources
+from archid.sync.span_writer import SpanWriter
 from protocol.features import SWARM
 from protocol.fetch import FetchPlan
 from protocol.fetch_events import (
@@ -59,8 +60,6 @@ from protocol.messages import Answer, ErrorCode, GetAny, GetSpan, Picked, SpanAn
 
 log = get_logger(__name__)
 
-WRITERS: Final = 2
-"""Threads that verify and write at a time: more only wait for one another on ordinary disks."""
 ASK_AGAIN_S: Final = 30.0
 """When nobody at hand holds what is missing, peers are asked again what they hold."""
 
@@ -118,7 +117,7 @@ class SpanRun:
         self._tell = tell
         self._verified = verified
         self._report_liar = report_liar
-        self._writers = trio.CapacityLimiter(WRITERS)
+        self._writer = SpanWriter(staging)
         self._happened, self._inbox = trio.open_memory_channel[FetchEvent](math.inf)
         self._joined: dict[PeerName, _Joined] = {}
         self._asked: dict[tuple[Peer, SpanKey], trio.CancelScope] = {}
@@ -316,10 +315,7 @@ class SpanRun:
         span = self._spans[key]
         self._progress.received(len(answer.data), now=trio.current_time())
         try:
-            # Not abandoned when cancelled: what is being written ends up counted.
-            await trio.to_thread.run_sync(
-                self._staging.write_span, span, skip, answer.data, limiter=self._writers
-            )
+            await self._writer.write(SpanBytes(span, skip, answer.data))
         except ChunkCorrupt as fault:
             log.warning("span_corrupt", node=peer.node.short, why=str(fault))
             return SpanCorrupt(peer.node, key)
