@@ -20,6 +20,7 @@ from archid.events import EventHub
 from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
+from archid.store.errors import ManifestUnfit
 from archid.store.library import Library
 from archid.store.staging import Staging
 from archid.sync.fetch_progress import FetchProgress, FetchState
@@ -80,8 +81,9 @@ class FetchJob:
     async def run(self) -> ManifestRoot:
         """Return when the tree is in its place.
 
-        Raises StorageError when the disk does not take it, ArchidError or ProtocolError when
-        what was published cannot be used. Waits for peers for as long as it takes.
+        Raises ManifestUnfit when what was signed can be no tree, StorageError when the disk does
+        not take it, ArchidError or ProtocolError when it cannot be used otherwise. Waits for
+        peers for as long as it takes.
         """
         self.progress.fetching(())
         with one_error():
@@ -143,7 +145,14 @@ class FetchJob:
         envelope = Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES)
         if manifest_of(envelope) != self._manifest:
             raise FormatError("the manifest is not the one that was asked for")
-        return accept_publication(envelope, self._root())
+        try:
+            return accept_publication(envelope, self._root())
+        except TrustError:
+            raise
+        except ProtocolError as error:
+            # These bytes were signed: whoever passes them on is no liar.
+            script = f"the version {self._manifest.short}"
+            raise ManifestUnfit(self._manifest.hex(), script, str(error)) from error
 
     async def _fetch_pieces(self, root: ManifestRoot) -> None:
         wanted = [ref.id for ref in root.pieces]
