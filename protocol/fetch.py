@@ -317,7 +317,9 @@ class FetchPlan:
             if peer.offers:
                 times.append(min(offer.asked_at for offer in peer.offers.values()) + OFFER_S)
             if peer.owes:
-                times.append(peer.give_up_at if peer.stalled else self._stall_at(peer))
+                stall_at = self._stall_at(peer)
+                # One that was silent before may be past it as soon as it is asked again.
+                times.append(stall_at if now < stall_at and not peer.stalled else peer.give_up_at)
             if peer.busy_until > now and self._wanted & peer.mask:
                 times.append(peer.busy_until)
         if not times:

@@ -11,6 +11,8 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -341,9 +343,10 @@ class Library:
             raise NotFound(f"The manifest {manifest.short} is not here", code="unknown_manifest")
         layout = self.layout(manifest) if staging is None else staging.layout
         indexes = []
-        for piece_index, n in wanted:
+        for piece_index, members in groupby(wanted, key=itemgetter(0)):
             with contextlib.suppress(FormatError):
-                indexes.append(layout.span_index(piece_index, n))
+                spans = layout.spans_of_piece(piece_index)
+                indexes += [spans[n] for _, n in members if n < len(spans)]
         if staging is not None:
             return layout, [n for n in indexes if staging.is_span_held(layout.spans[n])]
         if rotten := self.trees.rotten(manifest):

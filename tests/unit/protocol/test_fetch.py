@@ -30,8 +30,10 @@ from protocol.fetch_events import (
     UnwantSpan,
     WakeAt,
 )
+from protocol.fetch_offers import OfferTable
 from protocol.fetch_peer import GIVE_UP_S
 from protocol.fetch_replay import replay
+from protocol.limits import MAX_ANY_PIECES
 from protocol.messages import ErrorCode
 
 A, B, C = b"a", b"b", b"c"
@@ -343,9 +345,29 @@ def test_offers_stay_small_and_leave_out_what_must_be_named() -> None:
     )
     [named, *_] = plan.step(PeerJoined(A, COMPLETE, picks=True), now=0)
     assert isinstance(named, AskAny)
-    assert [piece for piece, _ in named.wanted] == list(range(2, 18))
-    assert sum(bitmap.count(0xFF) for _, bitmap in named.wanted) == 16 * 10 - 1
+    assert [piece for piece, _ in named.wanted] == [2, 3, 4]
+    assert sum(bitmap.count(0xFF) for _, bitmap in named.wanted) == 3 * 10 - 1
     assert dict(named.wanted)[2][5] == 0xFE  # span 40 of piece 2 is partly held
+
+
+def test_offers_follow_the_manifest_as_spans_come_in_and_name_few_pieces() -> None:
+    spans = [SpanKey(piece, n) for piece in range(40) for n in range(3)]
+    table = OfferTable(spans, {span: bit for bit, span in enumerate(spans)})
+    missing = (1 << len(spans)) - 1
+    mask, wanted = table.offer(missing, missing)
+    assert [piece for piece, _ in wanted] == list(range(MAX_ANY_PIECES))
+    assert mask == (1 << 3 * MAX_ANY_PIECES) - 1
+    # The first piece has come; of the second one span is asked for elsewhere.
+    missing &= ~0b111
+    mask, wanted = table.offer(missing & ~0b1000, missing)
+    assert [piece for piece, _ in wanted] == list(range(1, MAX_ANY_PIECES + 1))
+    assert dict(wanted)[1] == bytes([0b110])
+    assert not mask & 0b1111
+    # What was asked for elsewhere is free again; the last spans of all are left.
+    assert table.offer(0b1000, missing)[1] == ((1, bytes([0b001])),)
+    last = 0b100 << 3 * 39
+    assert table.offer(last, last)[1] == ((39, bytes([0b100])),)
+    assert table.offer(0, last) == (0, ())
 
 
 def test_what_one_server_picks_the_others_are_told_to_leave() -> None:
@@ -372,4 +394,5 @@ def test_an_offer_that_is_not_answered_is_made_anew_and_the_silent_peer_dropped(
         for effect in plan.step(Tick(), now=now):
             cancelled += isinstance(effect, CancelOffer)
             dropped = dropped or isinstance(effect, DropPeer)
+            assert not isinstance(effect, WakeAt) or effect.at > now
     assert cancelled >= 4
