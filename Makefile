@@ -2,7 +2,7 @@
 
 PY := .venv/bin/python
 
-.PHONY: help demo install uninstall test test-long lint format bench lock lock-check venv clean
+.PHONY: help demo install uninstall test test-long lint format bench bench-peers lock lock-check venv clean
 
 help: ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -36,8 +36,11 @@ format: venv ## bring the code into the project's style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: venv ## measure; results go to bench/results; BENCH_ARGS="..."
-	$(PY) -m bench $(BENCH_ARGS)
+bench: venv ## measure; figures go to bench/results/last.json; BENCH_ARGS="pair --size 2GiB"
+	$(PY) -m bench --json bench/results/last.json $(BENCH_ARGS)
+
+bench-peers: ## install what archid is measured beside (Debian, as root)
+	apt-get install -y --no-install-recommends syncthing
 
 lock: venv ## make the locks again after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer versions
 	.ci/locks write $(LOCK_ARGS)

@@ -53,14 +53,12 @@ class ArchidPair:
         self._rounds += 1
         name = f"room-{self._rounds}"
         node = self._fleet.join(name, "ice", site="lyon", room=str(self._rounds), kind="salle")
-        try:
-            node.wait(lambda status: bool(status["peers"]), what="being connected")
-            yield node
-        finally:
-            if node.process.running:
-                node.process.stop()
-            del self._fleet.nodes[name]
-            node.remove()
+        node.wait(lambda status: bool(status["peers"]), what="being connected")
+        # When something fails its files stay, with the log, and the fleet stops it.
+        yield node
+        node.process.stop()
+        del self._fleet.nodes[name]
+        node.remove()
 
     def transfer(self, node: FleetNode) -> Transfer:
         """Grant the script to the server and follow it until the tree stands."""
@@ -81,6 +79,10 @@ class ArchidPair:
             source=source.read(),
             destination=destination.read(),
         )
+
+    def pid(self, node: FleetNode) -> int:
+        """The server's process."""
+        return node.process.pid
 
     def tree(self, node: FleetNode) -> Path:
         """Where the files came to stand."""

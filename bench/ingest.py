@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -226,7 +226,7 @@ def summary(rounds: list[Timings], size_bytes: int) -> dict[str, object]:
     return rows
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print a table, and return 1 where the goal is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.ingest", description=__doc__)
     parser.add_argument("--large-mib", type=int, default=256)
@@ -234,7 +234,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where to put the test files")
     parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     results: dict[str, dict[str, object]] = {}
     base = Path(tempfile.mkdtemp(prefix="bench-ingest-", dir=args.folder))
     try:

@@ -73,17 +73,22 @@ class ProcessMeter:
 
 
 def resident_mb(pid: int) -> float:
-    """What the process has in memory now."""
-    return _status_kib(pid, "VmRSS") * 1024 / 1e6
+    """What the process and its children have in memory now."""
+    return sum(_status_kib(member, "VmRSS") for member in _family(pid)) * 1024 / 1e6
 
 
-def switches(pid: int) -> int:
-    """How often the threads of a process went to sleep so far: one each time they were woken."""
+def family_switches(pid: int) -> int:
+    """How often threads of the process and its children went to sleep, to be woken again.
+
+    Threads that have ended are not counted, so it may seem to go backwards while they do.
+    """
     total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                total += int(line.split()[1])
+    for member in _family(pid):
+        for task in Path(f"/proc/{member}/task").iterdir():
+            with suppress(OSError):
+                for line in (task / "status").read_text().splitlines():
+                    if line.startswith("voluntary_ctxt_switches"):
+                        total += int(line.split()[1])
     return total
 
 

@@ -8,65 +8,47 @@ is compared with the source byte for byte. The two cores carry both ends, so a r
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from bench import syncthing
 from bench.archid_pair import archid_pair
 from bench.inputs import InputShape, write_input
 from bench.measuring import Spread, table, warm_files, warm_memory
-from bench.transfer import Transfer, TransferFailed
+from bench.peers import installed_peers, opened
+from bench.transfer import Contender, Transfer, TransferFailed
 
-
-class Contender(Protocol):
-    """A program that can bring a folder from here to there, again and again."""
-
-    name: str
-    publish_s: float
-
-    def ready(self) -> AbstractContextManager[Any]:
-        """An empty destination."""
-
-    def transfer(self, destination: Any) -> Transfer:
-        """Bring everything to it. Raises TransferFailed."""
-
-    def tree(self, destination: Any) -> Path:
-        """The folder that the files came to."""
-
-
-Opened = Callable[[Path, Path], AbstractContextManager[Contender]]
-
-PEERS: Final[Mapping[str, tuple[Opened, Callable[[], bool]]]] = {
-    "syncthing": (syncthing.syncthing_pair, syncthing.installed),
-}
 SPARE_BYTES: Final = 256 << 20
 """Memory that a round touches besides its files."""
 
 
+@dataclass
+class Runs:
+    """What one program did."""
+
+    publish_s: float
+    """How long it took to take in the source, once."""
+    transfers: list[Transfer] = field(default_factory=list)
+
+
 def run(
     base: Path, shape: InputShape, *, peers: Sequence[str], rounds: int
-) -> dict[str, list[Transfer] | None]:
-    """All rounds of all programs; None for a peer that is not installed."""
+) -> dict[str, Runs | None]:
+    """All rounds of all programs, in turns; None for a peer that is not installed."""
     source = base / "source"
     write_input(source, shape)
-    openers: dict[str, Opened] = {"archid": archid_pair}
-    absent = [name for name in peers if not PEERS[name][1]()]
-    openers |= {name: PEERS[name][0] for name in peers if name not in absent}
-    found: dict[str, list[Transfer] | None] = {name: [] for name in openers}
-    found |= dict.fromkeys(absent)
+    present = installed_peers(peers)
     with ExitStack() as stack:
-        contenders = [
-            stack.enter_context(open_pair(base / name, source))
-            for name, open_pair in openers.items()
-        ]
+        contenders: list[Contender] = [stack.enter_context(archid_pair(base / "archid", source))]
+        contenders += [stack.enter_context(opened(name, base / name, source)) for name in present]
+        runs = {contender.name: Runs(contender.publish_s) for contender in contenders}
         for _ in range(rounds):
             for contender in contenders:
-                results = found[contender.name]
-                assert results is not None
-                results.append(_round(contender, source, shape))
-    return found
+                runs[contender.name].transfers.append(_round(contender, source, shape))
+    absent: dict[str, Runs | None] = {name: None for name in peers if name not in present}
+    return {**runs, **absent}
 
 
 def _round(contender: Contender, source: Path, shape: InputShape) -> Transfer:
@@ -74,12 +56,12 @@ def _round(contender: Contender, source: Path, shape: InputShape) -> Transfer:
         warm_files(source)
         warm_memory(2 * shape.size_bytes + SPARE_BYTES)
         done = contender.transfer(destination)
-        _compare(source, contender.tree(destination))
+        compare(source, contender.tree(destination))
         return done
 
 
-def _compare(source: Path, destination: Path) -> None:
-    """Every byte, and nothing too much. Raises TransferFailed."""
+def compare(source: Path, destination: Path) -> None:
+    """Every byte, and nothing too much. Raises TransferFailed where they differ."""
     found = subprocess.run(
         ["diff", "-r", "--exclude=.stfolder", str(source), str(destination)],
         capture_output=True,
@@ -91,9 +73,9 @@ def _compare(source: Path, destination: Path) -> None:
 
 
 def summary(
-    found: Mapping[str, list[Transfer] | None], shape: InputShape
+    found: Mapping[str, Runs | None], shape: InputShape
 ) -> dict[str, dict[str, Any] | None]:
-    """Figures for a program: medians, extremes, and the ratio of each peer's time to archid's."""
+    """Figures for a program: medians, extremes, and its time over archid's."""
     ours = found["archid"]
     assert ours is not None
     return {
@@ -101,53 +83,49 @@ def summary(
     }
 
 
-def _figures(
-    runs: Sequence[Transfer], ours: Sequence[Transfer], shape: InputShape
-) -> dict[str, Any]:
-    seconds = Spread.of(one.seconds for one in runs)
+def _figures(runs: Runs, ours: Runs, shape: InputShape) -> dict[str, Any]:
+    times = [one.seconds for one in runs.transfers]
+    our_times = [one.seconds for one in ours.transfers]
+    cpu_s = {
+        "source": Spread.of(one.source.cpu_s for one in runs.transfers).median,
+        "destination": Spread.of(one.destination.cpu_s for one in runs.transfers).median,
+    }
     return {
-        "seconds": vars(seconds),
-        "mb_per_s": vars(Spread.of(shape.size_bytes / 1e6 / one.seconds for one in runs)),
-        "files_per_s": vars(Spread.of(shape.files / one.seconds for one in runs)),
-        "cpu_s": {
-            "source": Spread.of(one.source.cpu_s for one in runs).median,
-            "destination": Spread.of(one.destination.cpu_s for one in runs).median,
-        },
+        "publish_s": runs.publish_s,
+        "seconds": vars(Spread.of(times)),
+        "mb_per_s": vars(Spread.of(shape.size_bytes / 1e6 / seconds for seconds in times)),
+        "files_per_s": vars(Spread.of(shape.files / seconds for seconds in times)),
+        "cpu_s": cpu_s,
         "peak_mb": {
-            "source": max(one.source.peak_mb for one in runs),
-            "destination": max(one.destination.peak_mb for one in runs),
+            "source": max(one.source.peak_mb for one in runs.transfers),
+            "destination": max(one.destination.peak_mb for one in runs.transfers),
         },
-        "archid_is_times_as_fast": seconds.median / Spread.of(one.seconds for one in ours).median,
+        # Neighbours on the machine move both of a round alike: ratios within rounds, then median.
+        "its_time_over_archids": vars(
+            Spread.of(one / other for one, other in zip(times, our_times, strict=True))
+        ),
     }
 
 
 def report(figures: Mapping[str, dict[str, Any] | None], shape: InputShape) -> Iterator[str]:
     """The same as a Markdown table."""
-    rate, digits = ("files_per_s", 0) if shape.files > 1 else ("mb_per_s", 0)
-    unit = "files/s" if shape.files > 1 else "MB/s"
+    many = shape.files > 1
+    head = ["program", "taken in, s", "s", "files/s" if many else "MB/s"]
+    ends = "source / destination"
     rows = []
     for name, one in figures.items():
         if one is None:
-            rows.append([name, "absent", "", "", "", ""])
+            rows.append([name, "absent", "", "", "", "", ""])
             continue
         rows.append(
             [
                 name,
+                f"{one['publish_s']:.1f}",
                 Spread(**one["seconds"]).text(2),
-                Spread(**one[rate]).text(digits),
+                Spread(**one["files_per_s" if many else "mb_per_s"]).text(0),
                 " / ".join(f"{one['cpu_s'][end]:.1f}" for end in ("source", "destination")),
                 " / ".join(f"{one['peak_mb'][end]:.0f}" for end in ("source", "destination")),
-                f"{one['archid_is_times_as_fast']:.2f}",
+                Spread(**one["its_time_over_archids"]).text(2),
             ]
         )
-    yield table(
-        [
-            "program",
-            "s",
-            unit,
-            "CPU s source / destination",
-            "peak MB source / destination",
-            "its time over archid's",
-        ],
-        rows,
-    )
+    yield table([*head, f"CPU s {ends}", f"peak MB {ends}", "its time over archid's"], rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -149,7 +150,7 @@ class Syncthing:
                 timeout_s=EVENT_WAIT_S + 10,
             ):
                 since = event["id"]
-                at_s = _seconds(event["time"])
+                at_s = seconds_of(event["time"])
                 if event["type"] == "RemoteIndexUpdated":
                     began = began if began is not None else at_s
                 elif began is not None:
@@ -208,6 +209,10 @@ class SyncthingPair:
         """Where the files came to stand."""
         return folder
 
+    def pid(self, folder: Path) -> int:  # noqa: ARG002 - there is one destination at a time
+        """The destination's process."""
+        return self._destination.pid
+
     def stop(self) -> None:
         self._source.stop()
         self._destination.stop()
@@ -232,10 +237,7 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _seconds(text: str) -> float:
-    """An RFC 3339 time; Go writes nanoseconds, of which microseconds are enough."""
-    head, _, tail = text.partition(".")
-    digits = tail.rstrip("Z")
-    zone = "+00:00" if tail.endswith("Z") else digits[-6:]
-    fraction = digits[:-6] if not tail.endswith("Z") else digits
-    return datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}{zone}").timestamp()
+def seconds_of(text: str) -> float:
+    """A time as Go writes it (RFC 3339); of its nanoseconds microseconds are kept."""
+    kept = re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text)
+    return datetime.fromisoformat(kept).timestamp()

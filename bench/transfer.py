@@ -1,8 +1,11 @@
-"""What one program did in one round of `pair` or `small`."""
+"""What a program under test can do, and what one round of `pair` or `small` gave."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 from bench.measuring import Usage
 
@@ -18,3 +21,23 @@ class Transfer:
     seconds: float
     source: Usage
     destination: Usage
+
+
+class Contender(Protocol):
+    """A program that can bring a folder from here to there, again and again."""
+
+    name: str
+    publish_s: float
+    """How long it took to take in the source."""
+
+    def ready(self) -> AbstractContextManager[Any]:
+        """An empty destination."""
+
+    def transfer(self, destination: Any) -> Transfer:
+        """Bring everything to it. Raises TransferFailed."""
+
+    def tree(self, destination: Any) -> Path:
+        """The folder that the files came to."""
+
+    def pid(self, destination: Any) -> int:
+        """The destination's process."""
