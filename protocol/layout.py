@@ -139,6 +139,10 @@ class Layout:
         start = at * DIGEST_BYTES
         return ChunkRef(ChunkId(self._ids[start : start + DIGEST_BYTES]), self._lengths[at])
 
+    def length(self, at: int) -> int:
+        """The length in bytes of the chunk at a number."""
+        return self._lengths[at]
+
     def place(self, at: int) -> Place:
         """Where this one occurrence stands."""
         return Place(self._file_of[at], self._offsets[at])

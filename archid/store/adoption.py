@@ -136,7 +136,7 @@ class _Adoption:
         failed: list[int] = []
         batch: list[tuple[int, Buffer]] = []
         size = 0
-        for run in _runs(found, lambda at: self._layout.chunk(at).length):
+        for run in _runs(found, self._layout.length):
             for at, data in self._read(run):
                 if data is None:
                     failed.append(at)

@@ -44,7 +44,7 @@ def read_runs(layout: Layout, chunks: range) -> Iterator[ReadRun]:
         length = 0
         at = first
         while at < chunks.stop:
-            size = layout.chunk(at).length
+            size = layout.length(at)
             if length and length + size > READ_BYTES:
                 break
             length += size
@@ -86,7 +86,7 @@ def chunks_in(layout: Layout, chunks: range, ranges: Sequence[tuple[int, int]]) 
     current = next(pending, None)
     for at in chunks:
         offset = layout.place(at).offset
-        end = offset + layout.chunk(at).length
+        end = offset + layout.length(at)
         while current is not None and current[1] <= offset:
             current = next(pending, None)
         if current is None:
@@ -103,7 +103,7 @@ def _length(layout: Layout, chunks: range) -> int:
     """The bytes of these chunks, or READ_BYTES if there are more."""
     total = 0
     for at in chunks:
-        total += layout.chunk(at).length
+        total += layout.length(at)
         if total >= READ_BYTES:
             return READ_BYTES
     return total

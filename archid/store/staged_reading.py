@@ -59,10 +59,10 @@ def read_staged_span(staging: Staging, span: Span, skip: bytes) -> memoryview:
     ]
     if not all(staging.is_held(at) for at in wanted):
         raise _unknown(layout, "it is not held whole yet")
-    view = memoryview(bytearray(sum(layout.chunk(at).length for at in wanted)))
+    view = memoryview(bytearray(sum(layout.length(at) for at in wanted)))
     start = 0
     for file, offset, run in _runs(layout, wanted):
-        length = sum(layout.chunk(at).length for at in run)
+        length = sum(layout.length(at) for at in run)
         _read(staging, file, view[start : start + length], offset)
         start += length
     start = 0
@@ -86,7 +86,7 @@ def _runs(layout: Layout, wanted: Sequence[int]) -> Iterator[tuple[FileEntry, in
                 yield layout.files[first.file], first.offset, run
             run, first = [], place
         run.append(at)
-        end = Place(place.file, place.offset + layout.chunk(at).length)
+        end = Place(place.file, place.offset + layout.length(at))
     if run:
         yield layout.files[first.file], first.offset, run
 

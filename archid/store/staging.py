@@ -330,7 +330,7 @@ class Staging:
                 # The same chunk twice in one batch (asked of two peers) is written once.
                 if writes[last].offset == end:
                     parts.append(writes[last].data)
-                    end += self.layout.chunk(writes[last].at).length
+                    end += self.layout.length(writes[last].at)
                 last += 1
             syscalls.pwritev_all(fd, parts, offset)
             for write in writes[first:last]:
@@ -350,7 +350,7 @@ class Staging:
     def _count(self, at: int) -> None:
         if not self._held[at]:
             self._held[at] = 1
-            self.held_bytes += self.layout.chunk(at).length
+            self.held_bytes += self.layout.length(at)
             self._missing_of[self.layout.place(at).file] -= 1
 
     def _open_for_writing(self, file: FileEntry) -> int:
@@ -376,7 +376,7 @@ class Staging:
     def _uncount(self, at: int) -> None:
         if self._held[at]:
             self._held[at] = 0
-            self.held_bytes -= self.layout.chunk(at).length
+            self.held_bytes -= self.layout.length(at)
             self._missing_of[self.layout.place(at).file] += 1
 
     def _drop_open(self, number: int) -> None:

@@ -103,11 +103,13 @@ class TreeStore:
         Raises ChunkCorrupt when a chunk does not hold at any of its places, NotFound when the
         tree is not here, StorageError.
         """
-        wanted = [
-            at
-            for n, at in enumerate(span.chunks)
-            if n // 8 >= len(skip) or not skip[n // 8] >> n % 8 & 1
-        ]
+        wanted: Sequence[int] = span.chunks
+        if skip:
+            wanted = [
+                at
+                for n, at in enumerate(span.chunks)
+                if n // 8 >= len(skip) or not skip[n // 8] >> n % 8 & 1
+            ]
         refs = [layout.chunk(at) for at in wanted]
         view = memoryview(bytearray(sum(ref.length for ref in refs)))
         with self._reading(layout.manifest, layout) as tree:
@@ -292,7 +294,7 @@ class TreeStore:
             while last < len(wanted):
                 if layout.place(wanted[last]) != Place(place.file, place.offset + length):
                     break
-                length += layout.chunk(wanted[last]).length
+                length += layout.length(wanted[last])
                 last += 1
             self._read(tree, layout, place, view[start : start + length])
             start += length

@@ -162,7 +162,7 @@ def _file_damage(
                 if data is not None:
                     good.add(at)
                 if progress is not None:
-                    progress(layout.chunk(at).length)
+                    progress(layout.length(at))
         finally:
             os.close(fd)
     except OSError as error:
