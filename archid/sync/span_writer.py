@@ -56,4 +56,5 @@ class SpanWriter:
         )
         for one, fault in zip(batch, faults, strict=True):
             one.done, one.fault = True, fault
-            self._waiting.remove(one)
+            if one in self._waiting:  # whoever was cancelled meanwhile has taken itself out
+                self._waiting.remove(one)

@@ -125,6 +125,41 @@ async def test_a_span_that_is_being_written_when_it_is_cancelled_counts(
     assert staging.is_span_held(version.layout.spans[0])
 
 
+async def test_one_that_is_cancelled_while_its_batch_is_written_leaves_the_others_alone(
+    version: Version, staging: Watched
+) -> None:
+    writer = SpanWriter(staging)
+    unwanted = trio.CancelScope()
+    written: list[int] = []
+
+    async def write(number: int) -> None:
+        await writer.write(came(version, number))
+        written.append(number)
+
+    async def write_unwanted() -> None:
+        with unwanted:
+            await write(2)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write, 0)
+        await began(staging)
+        nursery.start_soon(write, 1)  # it writes what waits with it
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(write_unwanted)
+        nursery.start_soon(write, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        first, staging.go = staging.go, threading.Event()
+        staging.began.clear()
+        first.set()
+        await began(staging)
+        unwanted.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        staging.go.set()
+    assert staging.batches == [1, 3]
+    assert sorted(written) == [0, 1, 3]
+    assert staging.is_span_held(version.layout.spans[2]), "it was being written all the same"
+
+
 async def test_a_full_disk_is_told_to_everyone_who_waits(
     version: Version, staging: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
