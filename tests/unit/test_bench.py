@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,18 @@ from bench.transfer import TransferFailed
 from tests.fleet.scripts import ScriptShape
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: there is not much room for the path of a socket."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        yield Path(folder)
+
+
 def test_a_pair_is_measured_and_a_peer_that_is_not_here_is_said_to_be_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    short: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     diff = shutil.which("diff")
     assert diff is not None
@@ -31,7 +43,7 @@ def test_a_pair_is_measured_and_a_peer_that_is_not_here_is_said_to_be_absent(
     (tools / "diff").symlink_to(diff)
     monkeypatch.setenv("PATH", str(tools))
     figures = tmp_path / "figures.json"
-    arguments = ["--size", "1MiB", "--rounds", "1", "--folder", str(tmp_path)]
+    arguments = ["--size", "1MiB", "--rounds", "1", "--folder", str(short)]
     assert main(["pair", *arguments, "--peers", "syncthing", "--json", str(figures)]) == 0
     found = json.loads(figures.read_text())
     programs = found["benchmarks"]["pair"]["programs"]
@@ -39,13 +51,13 @@ def test_a_pair_is_measured_and_a_peer_that_is_not_here_is_said_to_be_absent(
     assert programs["archid"]["seconds"]["median"] > 0
     assert programs["archid"]["peak_mb"]["destination"] > 10
     assert "| syncthing | absent |" in capsys.readouterr().out
-    assert not list(tmp_path.glob("bench-*")), "its files are left behind"
+    assert not list(short.iterdir()), "its files are left behind"
 
 
 @pytest.mark.long
-def test_a_server_at_rest_is_measured(tmp_path: Path) -> None:
+def test_a_server_at_rest_is_measured(short: Path) -> None:
     shape = ScriptShape(reels=1, panel_bytes=70_000, cues=2)
-    found = idle.run(tmp_path, shape, peers=(), rest_s=0, watch_s=1)
+    found = idle.run(short, shape, peers=(), rest_s=0, watch_s=1)
     assert set(found) == {"archid, fresh", "archid"}
     for rest in found.values():
         assert rest is not None
