@@ -1,6 +1,8 @@
 # Everything a developer does with archid. Each target first makes .venv if it is missing or old.
 
 PY := .venv/bin/python
+# The files of tests are shared out among the cores; each has its own folders, ports and hosts.
+SIDE_BY_SIDE := -n auto --dist loadfile
 
 .PHONY: help demo install uninstall test test-long lint format bench bench-peers lock lock-check venv clean
 
@@ -20,10 +22,10 @@ uninstall: ## remove them; configuration, state and scripts stay unless PURGE=1
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" PURGE="$(PURGE)" systemd/install uninstall
 
 test: venv ## run the tests that take less than a few minutes together; PYTEST_ARGS="-k name"
-	$(PY) -m pytest -m "not long" $(PYTEST_ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not long" $(PYTEST_ARGS)
 
 test-long: venv ## run every test
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 lint: venv ## check style, types, the package map and the generated tables of SPEC.md
 	$(PY) -m ruff check .

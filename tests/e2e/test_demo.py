@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jsonschema
@@ -81,10 +82,11 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
-    stage = Stage(tmp_path)
-    yield stage
-    assert stage.processes() == [], "no process of the demo may be left"
+def stage() -> Iterator[Stage]:
+    with TemporaryDirectory(prefix="archid-") as base:  # short: sockets lie deep in it
+        stage = Stage(Path(base))
+        yield stage
+        assert stage.processes() == [], "no process of the demo may be left"
 
 
 def test_a_demo_that_ends_well_has_observed_everything(stage: Stage) -> None:
