@@ -171,6 +171,10 @@ class Journal:
         """Add one to a counter and return it, on disk: no two calls ever get the same number."""
         return self._database.transact(_advance, name)
 
+    def raise_counter(self, name: str, value: int) -> None:
+        """Let the counter go on from `value`, if it is not above that already."""
+        self._database.transact(_raise_counter, name, value)
+
     # -- inside
 
     def _append(
@@ -266,3 +270,10 @@ def _advance(connection: sqlite3.Connection, name: str) -> int:
     value = _counter(connection, name) + 1
     connection.execute("INSERT OR REPLACE INTO counter (name, value) VALUES (?, ?)", (name, value))
     return value
+
+
+def _raise_counter(connection: sqlite3.Connection, name: str, value: int) -> None:
+    connection.execute(
+        "INSERT OR REPLACE INTO counter (name, value) VALUES (?, ?)",
+        (name, max(value, _counter(connection, name))),
+    )

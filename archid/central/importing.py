@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from archid.central.estate import fleet_id
-from archid.central.keys import ONLINE_ROLES, OnlineKeys
+from archid.central.keys import OnlineKeys
 from archid.central.leaves import Items, build_leaves
 from archid.central.publishing import PublishedVersion, insert_version, published_versions
 from archid.central.releases import encode_header
@@ -114,7 +114,7 @@ def import_documents(
     contradict the database or this archid would sign them differently.
     """
     root, head = _verified(connection, found)
-    _check_keys(keys, root)
+    keys.check(root)
     _check_lists(root, head, found)
     _import_roots(connection, found)
     _import_nodes(connection, found, now_s=now_s)
@@ -153,17 +153,6 @@ def _verified(connection: Connection, found: FleetDocuments) -> tuple[Root, Head
     if before is not None and head.order <= before.order:
         raise Conflict("The documents to import are not newer than central's database")
     return root, head
-
-
-def _check_keys(keys: OnlineKeys, root: Root) -> None:
-    for role in ONLINE_ROLES:
-        _, known = root.keys_of(role)
-        if keys.public_key(role).key_id not in known:
-            raise Conflict(
-                f"Central's key for the role {role} is not one of Root version {root.version}",
-                remedy="Restore the folder identity/keys as it was after that Root was made",
-                code="keys_behind",
-            )
 
 
 def _check_lists(root: Root, head: Head, found: FleetDocuments) -> None:

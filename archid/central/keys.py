@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from archid.errors import ArchidError, Conflict, StorageError
 from protocol.envelope import Envelope, PublicKey, Signature, signing_input
+from protocol.root import Root
 
 ONLINE_ROLES: Final = ("head", "grants", "publish", "sync", "tickets", "instructions", "ca")
 SALT_BYTES: Final = 16
@@ -101,6 +102,18 @@ class OnlineKeys:
     def public_key(self, role: str) -> PublicKey:
         """The public half of a role's key."""
         return PublicKey(self.private_keys[role].public_key().public_bytes_raw())
+
+    def check(self, root: Root) -> None:
+        """Raise Conflict (keys_behind) unless these are keys that `root` names for their roles."""
+        for role in self.private_keys:
+            _, known = root.keys_of(role)
+            if self.public_key(role).key_id not in known:
+                raise Conflict(
+                    f"Central's key for the role {role} is not one of Root version {root.version}",
+                    remedy="Restore a backup from after that Root was made, or replace the keys"
+                    " with the root keys: archid epoch new",
+                    code="keys_behind",
+                )
 
     @property
     def public_seal_key(self) -> bytes:

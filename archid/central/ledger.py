@@ -21,6 +21,7 @@ from archid.central.estate import present_nodes
 from archid.central.kept_documents import keep_documents
 from archid.central.keys import OnlineKeys
 from archid.central.recovery import CentralGate, HeadMark
+from archid.central.restoring import SERIAL_GAP, forget_restored, was_restored
 from archid.central.signed_state import SignedState, load_state
 from archid.central.signing import sign_state
 from archid.central.store import CentralDatabase, database_url
@@ -33,7 +34,7 @@ from protocol.envelope import Envelope
 from protocol.errors import LimitExceeded
 from protocol.head import Head
 from protocol.ids import DocumentId, NodeId
-from protocol.limits import MAX_HEAD_BYTES
+from protocol.limits import MAX_HEAD_BYTES, MAX_SERIAL
 
 log = get_logger(__name__)
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class Ledger:
         gate: CentralGate,
         signed_heads: dict[tuple[int, int], DocumentId],
         *,
+        folder: Path,
         settings: CentralSettings,
         documents: DocumentStore,
         changed: Callable[[SignedState], None],
@@ -64,6 +66,8 @@ class Ledger:
         self._state = state
         self._gate = gate
         self._signed_heads = signed_heads
+        self._folder = folder
+        self._restored = was_restored(folder)
         self.settings = settings
         self.documents = documents
         self._changed = changed
@@ -108,7 +112,11 @@ class Ledger:
             database.close()
             raise
         gate = CentralGate(
-            HeadMark.of(loaded.head), repos=repos, signed=signed_heads.get, now=clock()
+            HeadMark.of(loaded.head),
+            repos=repos,
+            signed=signed_heads.get,
+            now=clock(),
+            restored=was_restored(state),
         )
         return cls(
             database,
@@ -116,6 +124,7 @@ class Ledger:
             loaded,
             gate,
             signed_heads,
+            folder=state,
             settings=settings,
             documents=documents,
             changed=changed,
@@ -170,6 +179,9 @@ class Ledger:
     ) -> T:
         """Change the definitions and sign what follows from it, in one transaction."""
         self._gate.require_open(now=self.clock())
+        if self._restored:
+            # Numbers that nobody has shown may have been used since the backup all the same.
+            above = max(above, min(self._gate.highest_serial + SERIAL_GAP, MAX_SERIAL - 1))
 
         def work() -> tuple[T, SignedState | None, StorageError | None]:
             with self.database.write() as connection:
@@ -189,6 +201,9 @@ class Ledger:
                 except LimitExceeded as error:
                     raise Conflict(f"The fleet would outgrow a limit: {error}") from error
             # Committed: from here on the new state counts, kept or not.
+            if state is not None and self._restored:
+                forget_restored(self._folder)
+                self._restored = False
             return result, state, None if state is None else self._keep(state)
 
         result, state, not_kept = await self.hop(work)

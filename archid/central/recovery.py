@@ -100,7 +100,9 @@ class CentralGate:
         repos: Collection[NodeId],
         signed: Callable[[Order], DocumentId | None],
         now: float,
+        restored: bool = False,
     ) -> None:
+        """`restored`: the database is from a backup, so that what it does not know may exist."""
         self.own = own
         self.wanted: HeadMark | None = None
         """While IMPORTING: the newest head that was shown."""
@@ -110,7 +112,8 @@ class CentralGate:
         self._signed = signed
         self._since = now
         self._highest_serial = own.order[1]
-        self.state = GateState.ASKING if self._repos else GateState.OPEN
+        self._restored = restored
+        self.state = GateState.ASKING if self._repos or restored else GateState.OPEN
 
     @property
     def is_open(self) -> bool:
@@ -157,6 +160,8 @@ class CentralGate:
 
     def tick(self, *, now: float) -> GateState:
         """Time has passed: open if enough was heard."""
+        if self._restored and not self._repos:
+            return self.state  # nobody whose answer would be enough: a person decides
         if self.state is GateState.ASKING and enough_answers(
             self._repos, self._answered, waited_s=now - self._since
         ):
@@ -220,6 +225,14 @@ class CentralGate:
             )
         if self.state is GateState.IMPORTING:
             return Unavailable(self.reason, remedy="Repeat it in a moment", code="central_asking")
+        if not self._repos:
+            return Unavailable(
+                "Central was restored from a backup that knows of no REPO, so that nobody can say"
+                " what was signed since",
+                remedy="Wait until a node that knows more has connected; if there is none, tell"
+                " central to trust its database: archid trust-database",
+                code="central_asking",
+            )
         return Unavailable(
             f"Central has just been started and waits for {len(self.unanswered)} of"
             f" {len(self._repos)} REPOs to show their newest head; it signs nothing before",

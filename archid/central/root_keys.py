@@ -1,10 +1,9 @@
 """The root keys' file: encrypted under a passphrase, made once, to be put away.
 
 Whoever holds it and the passphrase can replace every other key of the fleet, so it never lies in
-central's state. The passphrase is stretched by scrypt (RFC 7914) and the keys are sealed with
-AES-256-GCM, the header included; PKCS #8 as `cryptography` writes it would stretch with 2048
-rounds of PBKDF2 only, which a graphics card tries by the million. The file is text, so that it
-survives a printer, and says in words what it is.
+central's state. The passphrase is stretched (`archid.central.sealing`) and the keys are sealed with
+AES-256-GCM, the header included. The file is text, so that it survives a printer, and says in words
+what it is.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from typing import Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from archid.central.keys import write_private
+from archid.central.sealing import Stretching
 from archid.errors import Conflict, Denied, NotFound, StorageError, UsageError
 from protocol.canonical import Fields, pack, unpack
 from protocol.errors import ProtocolError
@@ -33,10 +32,6 @@ _BEGIN: Final = "-----BEGIN ARCHID ROOT KEYS-----"
 _END: Final = "-----END ARCHID ROOT KEYS-----"
 _BODY: Final = re.compile(f"{_BEGIN}\n(.*?){_END}", re.DOTALL)
 _MAX_FILE_BYTES: Final = 16384
-_COST_LOG2: Final = 16  # 64 MiB and about a quarter of a second
-_MAX_COST_LOG2: Final = 20
-_BLOCK_SIZE: Final = 8
-_PARALLEL: Final = 1
 
 
 def check_passphrase(passphrase: str, *, allow_short: bool = False) -> None:
@@ -58,11 +53,10 @@ def write_root_keys(
 
     Raises Conflict when `path` exists, StorageError when it cannot be written.
     """
-    salt, nonce = os.urandom(16), os.urandom(12)
-    header = pack([_TYPE, 1, _COST_LOG2, _BLOCK_SIZE, _PARALLEL, salt, nonce])
+    stretching, nonce = Stretching.draw(), os.urandom(12)
+    header = pack([_TYPE, 1, *stretching.to_values(), nonce])
     secret = pack([key.private_bytes_raw() for key in keys])
-    key = _stretch(passphrase, salt, _COST_LOG2, _BLOCK_SIZE, _PARALLEL)
-    sealed = AESGCM(key).encrypt(nonce, secret, header)
+    sealed = AESGCM(stretching.key(passphrase)).encrypt(nonce, secret, header)
     body = textwrap.fill(base64.b64encode(pack([header, sealed])).decode(), 64)
     text = (
         f"Root keys of the archid fleet {fleet_name!r}.\n"
@@ -105,13 +99,9 @@ def load_root_keys(path: Path, passphrase: str) -> tuple[Ed25519PrivateKey, ...]
         fields = Fields(unpack(header, max_bytes=512), "the root keys' header")
         fields.constant("type", _TYPE)
         fields.constant("format", 1)
-        cost_log2 = fields.integer("cost", low=10, high=_MAX_COST_LOG2)
-        block_size = fields.integer("block size", low=1, high=16)
-        parallel = fields.integer("parallelism", low=1, high=16)
-        salt = fields.binary("salt", max_bytes=64)
+        stretching = Stretching.read(fields)
         nonce = fields.binary("nonce", max_bytes=12)
-        key = _stretch(passphrase, salt, cost_log2, block_size, parallel)
-        secret = AESGCM(key).decrypt(nonce, sealed, header)
+        secret = AESGCM(stretching.key(passphrase)).decrypt(nonce, sealed, header)
         raw_keys = Fields([unpack(secret, max_bytes=_MAX_FILE_BYTES)], "the root keys")
         return tuple(
             Ed25519PrivateKey.from_private_bytes(raw_key)
@@ -125,8 +115,3 @@ def load_root_keys(path: Path, passphrase: str) -> tuple[Ed25519PrivateKey, ...]
         ) from error
     except (ProtocolError, ValueError) as error:
         raise StorageError(f"The root keys in {path} are damaged: {error}") from error
-
-
-def _stretch(passphrase: str, salt: bytes, cost_log2: int, block_size: int, parallel: int) -> bytes:
-    stretched = Scrypt(salt=salt, length=32, n=1 << cost_log2, r=block_size, p=parallel)
-    return stretched.derive(passphrase.encode())

@@ -15,18 +15,27 @@ from archid.errors import Denied, UsageError
 MAX_PASSPHRASE_BYTES: Final = 4096
 
 
-def new_passphrase(file: Path | None) -> str:
-    """A passphrase to encrypt something with. Raises UsageError, or Denied for an open file."""
+def new_passphrase(file: Path | None, what: str = "the root keys") -> str:
+    """A passphrase to encrypt `what` with. Raises UsageError, or Denied for an open file."""
+    return _passphrase(file, what, again="Once more")
+
+
+def known_passphrase(file: Path | None, what: str = "the root keys") -> str:
+    """The passphrase that opens `what`, asked for once. Raises as `new_passphrase`."""
+    return _passphrase(file, what, again=False)
+
+
+def _passphrase(file: Path | None, what: str, *, again: str | bool) -> str:
     if file is not None:
         return _first_line(file)
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError(
-            "A passphrase for the root keys is needed, and there is no terminal to ask on",
+            f"A passphrase for {what} is needed, and there is no terminal to ask on",
             remedy="Give --passphrase-file FILE",
             code="passphrase",
         )
     passphrase: str = click.prompt(
-        "Passphrase for the root keys", hide_input=True, confirmation_prompt="Once more", err=True
+        f"Passphrase for {what}", hide_input=True, confirmation_prompt=again, err=True
     )
     return passphrase
 
