@@ -151,6 +151,11 @@ class FleetView:
                 True,
             ),
             "active": (f"{node.name} plays generation {one.generation}", None, True),
+            "rolled_back": (
+                f"{node.name} was rolled back by hand: {one.reason}",
+                f"archid activate {release.name} there ends it, or apply a newer generation",
+                False,
+            ),
             "ended": (f"{release.name} ended at {_moment(release.end_s)}", None, True),
             "withdrawn": (f"{release.name} was withdrawn from {node.name}", None, True),
         }

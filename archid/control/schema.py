@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from archid.control.life_shapes import ACTIVATED, FETCHED_VERSION, ROLLED_BACK
 from archid.control.shapes import (
     BOOLEAN,
     BYTES,
@@ -291,6 +292,26 @@ METHODS: Final[dict[str, Method]] = {
             params=strict(),
             result=opened(tokens=array(TOKEN_ROW)),
             roles=("central",),
+        ),
+        Method(
+            "fetch",
+            params=strict(name=NAME),
+            result=opened(versions=array(FETCHED_VERSION)),
+            changes=True,
+        ),
+        Method(
+            "activate",
+            params=strict(release=NAME, early=BOOLEAN),
+            result=ACTIVATED,
+            changes=True,
+            roles=("ice",),
+        ),
+        Method(
+            "rollback",
+            params=strict(release=NAME, reason=PLACE),
+            result=ROLLED_BACK,
+            changes=True,
+            roles=("ice",),
         ),
         Method(
             "events.subscribe",

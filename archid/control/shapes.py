@@ -62,7 +62,16 @@ KIND: Final[Schema] = {"enum": ["feature", "sas", "loop"]}
 SERVER_KIND: Final[Schema] = {"enum": ["salle", "sas", ""]}
 RELEASE_STATE: Final[Schema] = {"enum": ["active", "withdrawn"]}
 DELIVERY_STATE: Final[Schema] = {
-    "enum": ["planned", "fetching", "ready", "active", "ended", "withdrawn", "failed"]
+    "enum": [
+        "planned",
+        "fetching",
+        "ready",
+        "active",
+        "ended",
+        "withdrawn",
+        "failed",
+        "rolled_back",
+    ]
 }
 HEALTH_LEVEL: Final[Schema] = {"enum": ["ok", "attention", "alarm"]}
 CHANGE: Final[Schema] = {"enum": ["added", "removed", "changed", "unchanged"]}

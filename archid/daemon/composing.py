@@ -22,6 +22,7 @@ from archid import __version__
 from archid.addresses import Address
 from archid.config import Config
 from archid.control.account import account_of
+from archid.control.delivery_methods import FetchMethods, SwitchMethods
 from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
@@ -115,6 +116,9 @@ class Node:
             )
             if self._services.deliveries
             else None
+        )
+        self._replicator = Replicator(
+            listings=self.listings, fetcher=self.fetcher, library=state.library
         )
         self.addresses = AddressBook(
             state.paths.addresses, node, config.node.role, self._advertised()
@@ -237,10 +241,7 @@ class Node:
             show_life,
         ]
         if self._services.holds_everything:
-            replicator = Replicator(
-                listings=self.listings, fetcher=self.fetcher, library=self._state.library
-            )
-            tasks += [self._run_listings, replicator.run]
+            tasks += [self._run_listings, self._replicator.run]
         if self.deliveries is not None:
             tasks.append(self.deliveries.run)
         if self._central is not None:
@@ -354,7 +355,12 @@ class Node:
             listing=self._central.listing if self._central else self._listing,
             stop=self._stop.set,
         )
-        handlers = dict(methods.handlers())
+        deliveries, library = self.deliveries, self._state.library
+        fetch_now = deliveries.fetch_now if deliveries else self._replicator.fetch_now
+        fetching = FetchMethods(library=library, fetcher=self.fetcher, fetch_now=fetch_now)
+        handlers = {**methods.handlers(), **fetching.handlers()}
+        if deliveries is not None:
+            handlers |= SwitchMethods(library, deliveries.switcher).handlers()
         if self._central is not None:
             handlers.pop("leave")
             handlers.update(self._central.handlers())

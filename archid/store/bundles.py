@@ -130,6 +130,16 @@ class Bundles:
 
     # -- releases
 
+    def require_whole(self, bundle: BundleId) -> None:
+        """Raise Conflict unless every tree of the bundle is here, NotFound without the bundle."""
+        for kind, manifest in self.inspect(bundle).trees.items():
+            if not self._paths.tree(manifest).is_dir():
+                raise Conflict(
+                    f"The {kind} of the bundle {bundle.short} is gone, so nothing switches to it",
+                    remedy="Wait until it has been fetched again",
+                    code="tree_missing",
+                )
+
     def activate(self, name: str, bundle: BundleId) -> None:
         """Switch ``releases/<name>`` to a bundle, by one rename, durably.
 
@@ -137,25 +147,24 @@ class Bundles:
         trees is not here or something else has the name, StorageError.
         """
         _check(check_script_name, name)
-        for kind, manifest in self.inspect(bundle).trees.items():
-            if not self._paths.tree(manifest).is_dir():
-                raise Conflict(
-                    f"The {kind} of the bundle {bundle.short} is gone, so {name} stays as it is",
-                    remedy="Wait until it has been fetched again",
-                    code="tree_missing",
-                )
+        self.require_whole(bundle)
         before = self.active(name)
         if before == bundle:
             return
-        _switch(self._paths.release_links, name, self.path(bundle))
-        self._remember(name, before)
+        # All that takes space comes before the rename: on a full disk nothing has changed.
+        link = _new_link(self._paths.release_links, name, self.path(bundle))
+        try:
+            self._remember(name, before)
+        except BaseException:
+            link.unlink(missing_ok=True)
+            raise
+        _put_link(link, name)
 
     def deactivate(self, name: str) -> None:
         """Take ``releases/<name>`` away; no error if it is not there. Raises StorageError."""
         _check(check_script_name, name)
-        before = self.active(name)
+        self._remember(name, self.active(name))
         _unlink(self._paths.release_links, name)
-        self._remember(name, before)
 
     def active(self, name: str) -> BundleId | None:
         """Which bundle ``releases/<name>`` leads to; None if it leads to none of ours."""
@@ -285,18 +294,29 @@ class Bundles:
 
 def _switch(folder: Path, name: str, target: Path) -> None:
     """Let `name` in `folder` be a relative link to `target`, by one rename, durably."""
+    _put_link(_new_link(folder, name, target), name)
+
+
+def _new_link(folder: Path, name: str, target: Path) -> Path:
+    """A link to `target` that still has a temporary name; `name` is what it is for."""
     # Relative between the real places: a folder above may itself be a link.
     text = os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
-    temporary = ""
     try:
         temporary = _free_name(folder)
         os.symlink(text, temporary)
+    except OSError as error:
+        raise storage_error(error, folder / name) from error
+    return Path(temporary)
+
+
+def _put_link(temporary: Path, name: str) -> None:
+    folder = temporary.parent
+    try:
         os.replace(temporary, folder / name)
         _sync_folder(folder)
     except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
             raise Conflict(
                 f"{folder / name} is a folder where a link belongs",

@@ -198,6 +198,20 @@ class Library:
         """Start or resume putting a version together; hashes what is there already."""
         return Staging.open(self.paths.staging_of(layout.manifest), layout)
 
+    def staged(self) -> list[ManifestId]:
+        """Every version of which something is staged."""
+        try:
+            names = os.listdir(self.paths.staging)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise storage_error(error, self.paths.staging) from error
+        found = []
+        for name in sorted(names):
+            with contextlib.suppress(FormatError):
+                found.append(ManifestId.from_hex(name))
+        return found
+
     def share(self, staging: Staging) -> None:
         """Let others have what is verified of a version from now on, until `end_staging`."""
         with self._lock:

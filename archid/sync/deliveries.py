@@ -16,17 +16,18 @@ from typing import Final
 
 import trio
 
-from archid.errors import ArchidError
+from archid.errors import ArchidError, Conflict, NotFound
 from archid.events import EventHub
 from archid.journal import Journal
 from archid.log import get_logger
-from archid.store.bundles import BundleId
 from archid.store.library import Library
-from archid.sync.activations import Activations
+from archid.sync.activations import Activations, Hold
 from archid.sync.fetch_progress import FetchState
 from archid.sync.fetcher import Fetcher, Want
+from archid.sync.granted import Granted
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.signal import either
+from archid.sync.switching import Switcher
 from protocol.facts import Entry, ReleaseHeader
 from protocol.ids import ManifestId, ReleaseId
 
@@ -46,6 +47,7 @@ class DeliveryState(enum.Enum):
     ENDED = "ended"
     WITHDRAWN = "withdrawn"
     FAILED = "failed"
+    ROLLED_BACK = "rolled_back"
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,34 @@ class Deliveries:
         self._library = library
         self._events = events
         self._clock = clock
+        self._granted = Granted(leaf, library)
         self._activations = Activations(journal, clock=clock)
         self._told_ready: set[tuple[ReleaseId, int]] = set()
         self._failures: dict[ReleaseId, str] = {}
+        self.switcher = Switcher(
+            self._granted,
+            self._activations,
+            library,
+            events,
+            clock,
+            on_switched=self._forget_failure,
+        )
         self._linked: set[ManifestId] = set()
 
     async def run(self) -> None:
         """Work until cancelled."""
         await self._activations.load()
+        self._fetcher.want(self._wants())
+        # What was begun goes on, though its date to be fetched may not have come.
+        self._fetcher.go_on(await trio.to_thread.run_sync(self._library.staged))
         while True:
             leaf_seen, placed_seen = self._leaf.changed.version, self._fetcher.placed.version
+            headers = self._granted.headers()
             self._forget_gone()
             self._fetcher.want(self._wants())
-            await trio.to_thread.run_sync(self._link_scripts, self.manifests())
+            await trio.to_thread.run_sync(self._link_scripts, self._granted.manifests())
             nap_s = LONGEST_NAP_S
-            for header in self._headers():
+            for header in headers:
                 nap_s = min(nap_s, await self._advance(header))
             with trio.move_on_after(nap_s):
                 await either((self._leaf.changed, leaf_seen), (self._fetcher.placed, placed_seen))
@@ -99,13 +114,13 @@ class Deliveries:
     def deliveries(self) -> list[Delivery]:
         """Every release that this server is told of, the next to start first."""
         found = []
-        for header in sorted(self._headers(), key=lambda one: (one.start_s, one.name)):
+        for header in sorted(self._granted.headers(), key=lambda one: (one.start_s, one.name)):
             state, reason = self._state(header)
             done = self._activations.of(header.release)
             found.append(
                 Delivery(
                     header,
-                    self._entries(header),
+                    self._granted.entries(header),
                     state,
                     done.at_s if done and done.generation == header.generation else None,
                     reason,
@@ -113,43 +128,62 @@ class Deliveries:
             )
         return found
 
+    def fetch_now(self, name: str) -> list[ManifestId]:
+        """Fetch a release, a script or a version before its date; returns what it consists of.
+
+        Raises NotFound when this server is granted nothing of this name, Conflict for a release
+        that was withdrawn or has ended.
+        """
+        found = self._named_versions(name)
+        self._fetcher.want(self._wants())
+        self._fetcher.hurry(found)
+        return found
+
+    def _named_versions(self, name: str) -> list[ManifestId]:
+        headers = self._granted.named(name)
+        running = [one for one in headers if not one.withdrawn and self._clock() < one.end_s]
+        if headers and not running:
+            raise Conflict(
+                f"{headers[-1].name} was withdrawn or has ended, so nothing of it is fetched",
+                remedy="Apply it again on central",
+                code="not_granted",
+            )
+        entries = [entry.manifest for one in running for entry in self._granted.entries(one)]
+        if not entries:
+            wanted = (want.manifest for want in self._wants())
+            entries = [one for one in wanted if name in (one.hex(), self._name_of(one))]
+        if not entries:
+            raise NotFound(
+                f"This server is granted no release or script '{name}'",
+                remedy="archid status lists the releases; a script's name is known once its"
+                " fetching has begun",
+                code="unknown_release",
+            )
+        return list(dict.fromkeys(entries))
+
+    def _name_of(self, manifest: ManifestId) -> str:
+        about = self._library.about(manifest)
+        return about.name if about is not None else ""
+
     def releases_of(self, manifest: ManifestId) -> list[str]:
         """The names of the releases that have this version."""
         return [
             header.name
-            for header in self._headers()
-            if any(entry.manifest == manifest for entry in self._entries(header))
+            for header in self._granted.headers()
+            if any(entry.manifest == manifest for entry in self._granted.entries(header))
         ]
 
     def manifests(self) -> list[tuple[ManifestId, str]]:
         """Every version that this server is told of, with its kind."""
-        leaf = self._leaf.leaf
-        found = {} if leaf is None else {e.manifest: e.kind for _, e in leaf.entries}
-        return sorted(found.items())
-
-    # What the leaf says
-
-    def _headers(self) -> tuple[ReleaseHeader, ...]:
-        leaf = self._leaf.leaf
-        return leaf.releases if leaf is not None else ()
-
-    def _entries(self, header: ReleaseHeader) -> tuple[Entry, ...]:
-        leaf = self._leaf.leaf
-        if leaf is None:
-            return ()
-        return tuple(
-            entry
-            for entry in leaf.entries_of(header.release)
-            if entry.generation == header.generation
-        )
+        return self._granted.manifests()
 
     def _wants(self) -> list[Want]:
         now = self._clock()
         wants: dict[ManifestId, Want] = {}
-        for header in self._headers():
+        for header in self._granted.headers():
             if header.withdrawn or now >= header.end_s:
                 continue
-            for entry in self._entries(header):
+            for entry in self._granted.entries(header):
                 want = Want(entry.manifest, header.start_s, header.prefetch_s)
                 before = wants.get(entry.manifest, want)
                 wants[entry.manifest] = Want(
@@ -159,14 +193,9 @@ class Deliveries:
                 )
         return list(wants.values())
 
-    def _is_here(self, header: ReleaseHeader) -> bool:
-        """Whether every script of the release's present generation is."""
-        entries = self._entries(header)
-        return bool(entries) and all(self._library.holds(one.manifest) for one in entries)
-
     def _forget_gone(self) -> None:
         """What is remembered of releases that the leaf no longer names."""
-        told = {(one.release, one.generation) for one in self._headers()}
+        told = {(one.release, one.generation) for one in self._granted.headers()}
         self._told_ready &= told
         for release in self._failures.keys() - {release for release, _ in told}:
             del self._failures[release]
@@ -178,79 +207,32 @@ class Deliveries:
         due_s = LONGEST_NAP_S
         try:
             if header.withdrawn:
-                await self._withdraw(header)
-            elif self._is_here(header):
+                await self.switcher.withdraw(header)
+            elif self._granted.is_here(header):
                 self._tell_ready(header)
                 due_s = header.start_s - self._clock()
                 if due_s <= 0:
-                    await self._activate(header)
+                    await self.switcher.switch(header)
                     due_s = LONGEST_NAP_S
         except ArchidError as error:
             if self._failures.get(header.release) != error.sentence:
                 log.error("release_not_switched", release=header.name, why=error.sentence)
             self._failures[header.release] = error.sentence
             # A tree that somebody took away is fetched again.
-            for entry in self._entries(header):
+            for entry in self._granted.entries(header):
                 await trio.to_thread.run_sync(self._library.look_again, entry.manifest)
             return RETRY_S
         self._failures.pop(header.release, None)
         return min(due_s, LONGEST_NAP_S)
+
+    def _forget_failure(self, release: ReleaseId) -> None:
+        self._failures.pop(release, None)
 
     def _tell_ready(self, header: ReleaseHeader) -> None:
         if (header.release, header.generation) not in self._told_ready:
             self._told_ready.add((header.release, header.generation))
             log.info("release_ready", release=header.name, generation=header.generation)
             self._publish("release.ready", header)
-
-    async def _activate(self, header: ReleaseHeader) -> None:
-        if self._gives_way(header):
-            return
-        trees = {entry.kind: entry.manifest for entry in self._entries(header)}
-        bundles = self._library.bundles
-        bundle = BundleId.of_release(header.release, header.generation, trees)
-        if await trio.to_thread.run_sync(bundles.active, header.name) == bundle:
-            done = self._activations.of(header.release)
-            if done is None or done.generation != header.generation:
-                self._activations.seen(header)
-            return
-        if self._clock() >= header.end_s:
-            return  # it came too late, and is not switched to any more
-        await trio.to_thread.run_sync(bundles.make, bundle, trees)
-        await trio.to_thread.run_sync(bundles.activate, header.name, bundle)
-        self._failures.pop(header.release, None)
-        log.info("release_activated", release=header.name, generation=header.generation)
-        self._publish("release.activated", header)
-        await self._activations.activated(header)
-
-    def _gives_way(self, header: ReleaseHeader) -> bool:
-        """Whether another release has this one's name by now."""
-        now = self._clock()
-        return any(
-            other.name == header.name
-            and not other.withdrawn
-            and (other.start_s, other.release) > (header.start_s, header.release)
-            and other.start_s <= now < other.end_s
-            and self._is_here(other)
-            for other in self._headers()
-        )
-
-    async def _withdraw(self, header: ReleaseHeader) -> None:
-        bundles = self._library.bundles
-        if await trio.to_thread.run_sync(bundles.active, header.name) is None:
-            return
-        owner = self._activations.owner(header.name)
-        if owner is None:
-            # The journal does not say whose it is: another release of this name may own it.
-            others = (one for one in self._headers() if one.release != header.release)
-            owned = all(other.name != header.name or other.withdrawn for other in others)
-        else:
-            owned = owner == header.release
-        if not owned:
-            return
-        await trio.to_thread.run_sync(bundles.deactivate, header.name)
-        log.info("release_withdrawn", release=header.name, generation=header.generation)
-        self._publish("release.withdrawn", header)
-        await self._activations.withdrawn(header)
 
     def _link_scripts(self, manifests: Sequence[tuple[ManifestId, str]]) -> None:
         """Let ``scripts/<name>`` lead to the latest version here, as operators expect; blocks."""
@@ -280,19 +262,36 @@ class Deliveries:
             return DeliveryState.WITHDRAWN, None
         if failure := self._failures.get(header.release):
             return DeliveryState.FAILED, failure
+        hold = self._activations.hold(header.release)
+        if hold is not None and hold.concerns(header) and now < header.end_s:
+            return DeliveryState.ROLLED_BACK, held_because(hold)
         done = self._activations.of(header.release)
         if done is not None and done.generation == header.generation:
             return (DeliveryState.ENDED if now >= header.end_s else DeliveryState.ACTIVE), None
         if now >= header.end_s:
             return DeliveryState.ENDED, None
-        entries = self._entries(header)
+        entries = self._granted.entries(header)
         progress = [self._fetcher.progress.get(entry.manifest) for entry in entries]
-        if self._is_here(header):
+        if self._granted.is_here(header):
             return DeliveryState.READY, None
         for one in progress:
             if one is not None and one.state is FetchState.FAILED:
                 return DeliveryState.FAILED, one.reason
-        if now < header.prefetch_s:
+        under_way = any(
+            one is not None and one.state in (FetchState.FETCHING, FetchState.PLACING)
+            for one in progress
+        )
+        if now < header.prefetch_s and not under_way:
             return DeliveryState.PLANNED, None
         reasons = [one.reason for one in progress if one is not None and one.reason]
         return DeliveryState.FETCHING, reasons[0] if reasons else None
+
+
+def held_because(hold: Hold) -> str:
+    """Why a release is not switched to, for the person who looks at it."""
+    moment = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(hold.at_s))
+    why = f" ({hold.reason})" if hold.reason else ""
+    return (
+        f"rolled back from generation {hold.generation} at {moment}{why}; it stays until a newer"
+        f" generation is granted or archid activate {hold.name} ends it"
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -99,6 +99,8 @@ class Fetcher:
         self._wanted = Signal()
         self._running: dict[ManifestId, _Job] = {}
         self._retries: dict[ManifestId, _Retry] = {}
+        self._undated: set[ManifestId] = set()
+        self._hurried: set[ManifestId] = set()
 
     def want(self, wants: Sequence[Want]) -> None:
         """Replace everything that is wanted; what is not in it any more is stopped."""
@@ -110,8 +112,22 @@ class Fetcher:
             del self.progress[gone]
         for gone in self._retries.keys() - self._wants.keys():
             del self._retries[gone]
+        self._undated &= self._wants.keys()
+        self._hurried &= self._wants.keys()
         for manifest in self._wants:
             self.progress.setdefault(manifest, FetchProgress(manifest))
+        self._wanted.fire()
+
+    def hurry(self, manifests: Iterable[ManifestId]) -> None:
+        """Fetch these of what is wanted at once: before their date, and before all others."""
+        self._hurried.update(one for one in manifests if one in self._wants)
+        for manifest in self._hurried:
+            self._retries.pop(manifest, None)
+        self.go_on(self._hurried)
+
+    def go_on(self, manifests: Iterable[ManifestId]) -> None:
+        """Fetch these of what is wanted whatever their date, since they were begun."""
+        self._undated.update(one for one in manifests if one in self._wants)
         self._wanted.fire()
 
     async def run(self) -> None:
@@ -134,7 +150,10 @@ class Fetcher:
 
     def _next(self) -> Want | None:
         due = [want for want in self._waiting() if self._due_in_s(want) <= 0]
-        return min(due, key=lambda want: (want.urgency, want.manifest), default=None)
+        return min(due, key=self._rank, default=None)
+
+    def _rank(self, want: Want) -> tuple[bool, int, ManifestId]:
+        return want.manifest not in self._hurried, want.urgency, want.manifest
 
     def _waiting(self) -> list[Want]:
         """What is wanted, not here, and not being fetched."""
@@ -155,6 +174,8 @@ class Fetcher:
     def _due_in_s(self, want: Want) -> float:
         retry = self._retries.get(want.manifest)
         retry_s = retry.at - trio.current_time() if retry is not None else -math.inf
+        if want.manifest in self._undated:
+            return retry_s
         return max(want.not_before_s - self._clock(), retry_s)
 
     def _nap_s(self) -> float:
@@ -217,6 +238,7 @@ class Fetcher:
 
     async def _finished(self, root: ManifestRoot, progress: FetchProgress) -> None:
         self._retries.pop(root.id, None)
+        self._hurried.discard(root.id)
         log.info(
             "tree_placed",
             manifest=root.id.short,

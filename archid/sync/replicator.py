@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import trio
 
-from archid.errors import ArchidError
+from archid.errors import ArchidError, NotFound
 from archid.log import get_logger
 from archid.store.library import Library
 from archid.sync.fetcher import Fetcher, Want
@@ -36,6 +36,25 @@ class Replicator:
             self._fetcher.want([Want(row.manifest, urgency=-row.version) for row in rows])
             await trio.to_thread.run_sync(self._link_scripts, rows)
             await either((self._listings.changed, listed), (self._fetcher.placed, placed))
+
+    def fetch_now(self, name: str) -> list[ManifestId]:
+        """Fetch a script's versions, or one by its id, before all others; returns them.
+
+        Raises NotFound when the Catalogue does not list it.
+        """
+        found = [
+            row.manifest
+            for row in self._listings.catalogue
+            if name in (row.name, row.manifest.hex())
+        ]
+        if not found:
+            raise NotFound(
+                f"No script or version '{name}' is published, as far as this node knows",
+                remedy="archid scripts lists what is",
+                code="unknown_script",
+            )
+        self._fetcher.hurry(found)
+        return found
 
     def _link_scripts(self, rows: Sequence[CatalogueRow]) -> None:
         """Let each script's name lead to the latest version of it that is here; blocks."""

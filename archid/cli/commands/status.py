@@ -121,7 +121,7 @@ def _delivery_line(delivery: Json, now_s: float) -> Text:
     line = Text.assemble(
         (delivery["name"], "name"),
         (f" generation {delivery['generation']}: ", "quiet"),
-        (state, DELIVERY_STYLES.get(state, "attention")),
+        (state.replace("_", " "), DELIVERY_STYLES.get(state, "attention")),
         when,
     )
     if delivery["reason"]:

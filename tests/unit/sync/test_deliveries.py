@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio.testing
 
+from archid.errors import Conflict, NotFound
 from archid.identity import Identity
 from archid.sync import deliveries as deliveries_module
 from archid.sync.deliveries import Deliveries, Delivery, DeliveryState
@@ -278,3 +279,146 @@ async def test_what_a_server_waits_for_is_said(node: SyncNode) -> None:
     assert found["Now"].reason == "no peer that holds it is connected"
     assert found["Soon"].state is DeliveryState.PLANNED
     assert sorted(deliveries.releases_of(missing.manifest)) == ["Now", "Soon"]
+
+
+async def test_a_rollback_holds_across_a_restart_and_yields_to_a_newer_generation(
+    node: SyncNode, film: Version, newer: Version
+) -> None:
+    dune = release("Dune")
+    second, third = replace(dune, generation=2), replace(dune, generation=3)
+    first = deliveries_of(node)
+    async with node.events.subscribe() as events, running(first.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated", generation=1)
+        await tell(node, *entries(second, feature=newer))
+        await event(events, "release.activated", generation=2)
+        hold = await first.switcher.roll_back("Dune", "the left wall is dark")
+        assert hold.generation == 2
+        assert active(node) == node.library.tree(film.manifest)
+        assert states(first) == {"Dune": DeliveryState.ROLLED_BACK}
+        assert "the left wall is dark" in (one(first).reason or "")
+    again = deliveries_of(node)
+    async with node.events.subscribe() as events, running(again.run):
+        await tell(node, *entries(second, feature=newer), *entries(release("Next"), feature=film))
+        await event(events, "release.activated", name="Next")
+        assert states(again)["Dune"] is DeliveryState.ROLLED_BACK
+        assert active(node) == node.library.tree(film.manifest)
+        with pytest.raises(Conflict, match="rolled back already"):
+            await again.switcher.roll_back("Dune", "")
+        await tell(node, *entries(third, feature=newer))
+        await event(events, "release.activated", generation=3)
+        assert active(node) == node.library.tree(newer.manifest)
+        assert states(again) == {"Dune": DeliveryState.ACTIVE}
+
+
+async def test_activating_by_hand_ends_a_rollback(
+    node: SyncNode, film: Version, newer: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    dune = release("Dune")
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated", generation=1)
+        await tell(node, *entries(replace(dune, generation=2), feature=newer))
+        await event(events, "release.activated", generation=2)
+        await deliveries.switcher.roll_back("Dune", "")
+        header, changed = await deliveries.switcher.activate("Dune", early=False)
+        assert (header.generation, changed) == (2, True)
+        assert active(node) == node.library.tree(newer.manifest)
+        assert await deliveries.switcher.activate("Dune", early=False) == (header, False)
+    again = deliveries_of(node)
+    async with node.events.subscribe() as events, running(again.run):
+        await event(events, "release.ready")
+        assert states(again) == {"Dune": DeliveryState.ACTIVE}
+
+
+async def test_a_link_that_somebody_moved_goes_back_to_what_was_rolled_back_to(
+    node: SyncNode, film: Version, newer: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    dune = release("Dune")
+    second = replace(dune, generation=2)
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated", generation=1)
+        await tell(node, *entries(second, feature=newer))
+        await event(events, "release.activated", generation=2)
+        await deliveries.switcher.roll_back("Dune", "")
+        (node.paths.scripts / "releases" / "Dune").unlink()
+        await tell(node, *entries(second, feature=newer), *entries(release("Next"), feature=film))
+        await event(events, "release.rolled_back")
+        await event(events, "release.rolled_back")
+    assert active(node) == node.library.tree(film.manifest)
+
+
+async def test_what_cannot_be_rolled_back_or_activated_is_refused_by_name(
+    node: SyncNode, film: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    missing = node.fleet.publish("missing", reel(9))
+    soon = release("Soon", start_s=NOW_S + 100)
+    withdrawn = replace(release("Gone"), state="withdrawn", generation=2)
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(
+            node,
+            *entries(release("Absent"), feature=film, sas=missing),
+            *entries(soon, feature=film),
+            *entries(release("Past", end_s=NOW_S), feature=film),
+            *entries(release("Dune"), feature=film),
+            withdrawn,
+        )
+        await event(events, "release.activated", name="Dune")
+        switcher = deliveries.switcher
+        with pytest.raises(NotFound, match="no release 'Mars'"):
+            await switcher.roll_back("Mars", "")
+        with pytest.raises(Conflict, match="no earlier bundle"):
+            await switcher.roll_back("Dune", "")
+        with pytest.raises(Conflict, match="has not been switched to"):
+            await switcher.roll_back("Soon", "")
+        with pytest.raises(NotFound, match="no release 'Mars'"):
+            await switcher.activate("Mars", early=True)
+        with pytest.raises(Conflict, match="sas of 2 scripts missing"):
+            await switcher.activate("Absent", early=True)
+        for name in ("Past", "Gone"):
+            with pytest.raises(Conflict, match="not switched to any more"):
+                await switcher.activate(name, early=True)
+        with pytest.raises(Conflict, match="starts at") as refused:
+            await switcher.activate("Soon", early=False)
+        assert refused.value.code == "before_start"
+        assert active(node, "Soon") is None
+        await switcher.activate("Soon", early=True)
+        assert active(node, "Soon") == node.library.tree(film.manifest)
+        assert states(deliveries)["Soon"] is DeliveryState.ACTIVE
+
+
+async def test_a_release_that_a_person_activated_early_keeps_a_shared_name(
+    node: SyncNode, film: Version, newer: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    old = release("old", name="Dune", start_s=NOW_S - 200)
+    new = release("new", name="Dune", start_s=NOW_S + 100)
+    items = [*entries(old, feature=film), *entries(new, feature=newer)]
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *items)
+        await event(events, "release.activated", release=old.release.hex())
+        await deliveries.switcher.activate(new.release.hex(), early=True)
+        await tell(node, *items, *entries(release("Next"), feature=film))
+        await event(events, "release.activated", name="Next")
+        assert active(node) == node.library.tree(newer.manifest)
+
+
+async def test_what_is_asked_for_by_hand_is_fetched_before_its_date(node: SyncNode) -> None:
+    missing = node.fleet.publish("missing", reel(9))
+    other = node.fleet.publish("other", reel(8))
+    deliveries = deliveries_of(node)
+    soon = release("Soon", prefetch_s=NOW_S + 10, start_s=NOW_S + 20)
+    late = release("Late", prefetch_s=NOW_S + 10, start_s=NOW_S + 20)
+    await tell(node, *entries(soon, feature=missing), *entries(late, feature=other))
+    async with running(deliveries.run, node.fetcher.run):
+        with pytest.raises(NotFound, match="no release or script 'Mars'"):
+            deliveries.fetch_now("Mars")
+        assert deliveries.fetch_now("Soon") == [missing.manifest]
+        while node.fetcher.progress[missing.manifest].reason is None:
+            await trio.testing.wait_all_tasks_blocked()
+        assert states(deliveries)["Late"] is DeliveryState.PLANNED
+        assert node.fetcher.progress[other.manifest].reason is None

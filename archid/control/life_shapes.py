@@ -1,0 +1,42 @@
+"""The objects in answers about the life of what a node holds: fetched, switched, kept, removed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from archid.control.shapes import (
+    BOOLEAN,
+    BYTES,
+    COUNT,
+    HASH,
+    KIND,
+    RELEASE_ID,
+    TEXT,
+    TIME,
+    array,
+    nullable,
+    opened,
+)
+
+FETCHED_VERSION: Final = opened(
+    manifest=HASH,
+    script=TEXT,
+    held=BOOLEAN,
+    size_bytes=nullable(BYTES),
+    held_bytes=BYTES,
+)
+
+ACTIVATED: Final = opened(
+    release=RELEASE_ID,
+    name=TEXT,
+    generation=COUNT,
+    start_s=TIME,
+    changed=BOOLEAN,
+)
+
+ROLLED_BACK: Final = opened(
+    release=RELEASE_ID,
+    name=TEXT,
+    held_generation=COUNT,
+    scripts=array(opened(kind=KIND, manifest=HASH, script=TEXT, version=nullable(COUNT))),
+)
