@@ -53,6 +53,7 @@ from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peers import PeerDirectory
 from archid.sync.replicator import Replicator
 from archid.sync.signal import either
+from archid.sync.site_leaves import SiteLeaves
 from archid.sync.states import Account, NodeStates
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.features import FEATURES
@@ -243,7 +244,15 @@ class Node:
         if self._services.holds_everything:
             tasks += [self._run_listings, self._replicator.run]
         if self.deliveries is not None:
-            tasks.append(self.deliveries.run)
+            site_leaves = SiteLeaves(
+                own=self.leaf,
+                keeper=self.keeper,
+                documents=self._state.documents,
+                directory=self.directory,
+                states=self.states,
+                events=self.events,
+            )
+            tasks += [self.deliveries.run, site_leaves.run]
         if self._central is not None:
             tasks += self._central.tasks()
         return tasks

@@ -12,8 +12,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+from archid.log import get_logger
 from archid.net.doorkeeper import Ask
-from archid.net.errors import Refusal
+from archid.net.errors import PeerRefused, Refusal
 from protocol.envelope import Envelope, PublicKey
 from protocol.errors import FormatError, TrustError
 from protocol.facts import NodeFacts
@@ -45,6 +46,10 @@ from protocol.trust import (
 )
 
 PROTOCOL_VERSION: Final = 1
+MAX_LEAVES_ASKED: Final = 16
+"""Under how many Grants roots a node that was away asks for its leaf, before it is admitted."""
+
+log = get_logger(__name__)
 
 LeafOf = Callable[[NodeId, DocumentId], Awaitable[LeafDocument | None]]
 """The stored leaf of a node under a Grants root, None when it is not held."""
@@ -196,11 +201,16 @@ class TrustedDoorkeeper:
             leaf = await self._leaf_of(self._node, grants_root)
             if leaf is not None and self._trusted.grants(grants_root) is not None:
                 return leaf
-        # None of the leaves at hand is accepted any more: this node was away for long.
-        for grants_root in accepted[:1]:
-            if await self._hold_grants(grants_root, b"", ask):
-                await self._keep()
-            answer = await ask(GetLeaf(1, self._node, grants_root))
+        # None of the leaves at hand is accepted any more: this node was away for long. A
+        # neighbour may not have the very newest, since it came by it through others.
+        for grants_root in accepted[:MAX_LEAVES_ASKED]:
+            try:
+                if await self._hold_grants(grants_root, b"", ask):
+                    await self._keep()
+                answer = await ask(GetLeaf(1, self._node, grants_root))
+            except PeerRefused as error:
+                log.info("leaf_not_given", why=str(error))
+                continue
             if isinstance(answer, LeafAnswer):
                 document = LeafDocument.decode(answer.leaf)
                 self._trusted.check_leaf(document)

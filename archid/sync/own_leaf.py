@@ -7,6 +7,7 @@ neighbour of the same site keeps it too. Until it comes, the older leaf goes on 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -14,6 +15,7 @@ import trio
 from archid.errors import ArchidError, StorageError
 from archid.events import EventHub
 from archid.log import get_logger
+from archid.net.errors import PeerRefused
 from archid.net.peer import Peer
 from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal, either
@@ -28,6 +30,8 @@ log = get_logger(__name__)
 
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 60.0
+MAX_ASKED: Final = 16
+"""Under how many Grants roots a neighbour is asked for this node's leaf."""
 
 
 class OwnLeaf:
@@ -136,11 +140,27 @@ class OwnLeaf:
             grants_root = self._keeper.grants_root
             if grants_root is None or self._is_newest():
                 break
-            try:
-                await self._ask(peer, grants_root)
-            except (ArchidError, ProtocolError) as error:
-                log.info("leaf_not_given", node=peer.node.short, why=str(error))
+            for wanted in self._worth_asking(peer):
+                try:
+                    await self._ask(peer, wanted)
+                    break
+                except PeerRefused as error:
+                    log.info("leaf_not_given", node=peer.node.short, why=str(error))
+                except (ArchidError, ProtocolError) as error:
+                    log.info("leaf_not_given", node=peer.node.short, why=str(error))
+                    break
         return bool(peers)
+
+    def _worth_asking(self, peer: Peer) -> Sequence[DocumentId]:
+        """The newest Grants root; of a neighbour, which may not have that, others newer than ours.
+
+        Central and REPOs that lack the newest will have it in a moment.
+        """
+        head = self._keeper.trust.head
+        newer = head.grants_roots if head is not None else ()
+        if self._held_age < len(newer):
+            newer = newer[: int(self._held_age)]
+        return newer[: 1 if peer.facts.reads_everything else MAX_ASKED]
 
     async def _ask(self, peer: Peer, grants_root: DocumentId) -> None:
         keeper = self._keeper
@@ -148,7 +168,7 @@ class OwnLeaf:
             answer = await peer.request(GetGrants(0, grants_root), GrantsAnswer)
             await keeper.accept_grants(answer.envelope)
         await self.load()
-        if not self._is_newest():
+        if self._held_age > self._age(grants_root):
             leaf = await peer.request(GetLeaf(0, self.node, grants_root), LeafAnswer)
             await keeper.keep_leaf(leaf.leaf, self.node, grants_root)
             await self.load()
