@@ -16,7 +16,7 @@ from archid.store.layouts import Layouts
 from archid.store.trust_file import TrustFile
 from protocol.documents import GrantsRoot
 from protocol.envelope import Envelope
-from protocol.facts import Entry, decode_item
+from protocol.facts import Entry, NodeFacts, decode_item
 from protocol.grants import LeafDocument
 from protocol.head import Head
 from protocol.ids import DocumentId, ListId, ManifestId, NodeId, PageId, PieceId
@@ -86,6 +86,18 @@ class InsiderKnowledge:
             if script.manifest == manifest:
                 return script
         raise LookupError(f"manifest {manifest.short} is not held there")
+
+    def strangers(self, node: NodeId) -> list[NodeId]:
+        """Everyone whose leaf a node may not read: servers of a site keep one another's."""
+        sites = {one: self._site(one) for one in self.leaves}
+        return [one for one in sites if one != node and sites[one] != sites[node]]
+
+    def _site(self, node: NodeId) -> str:
+        leaf = LeafDocument.decode(self.documents.get_leaf(node, self.leaves[node][0]))
+        facts = decode_item(leaf.items[0])
+        if not isinstance(facts, NodeFacts):
+            raise LookupError(f"the leaf of {node.short} does not begin with its facts")
+        return facts.site
 
     def stolen_proof(self, node: NodeId, manifest: ManifestId) -> bytes:
         """The entry with which `node` itself is entitled to `manifest`; raises LookupError."""

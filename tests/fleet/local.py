@@ -22,7 +22,8 @@ from typing import Any
 
 from archid.control.client import ControlClient
 from archid.errors import ArchidError
-from tests.fleet.process import DaemonProcess
+from tests.fleet.hosts import Host
+from tests.fleet.process import DaemonProcess, in_namespace
 
 PASSPHRASE = "a passphrase for a fleet of tests"
 EVENT_TIMEOUT_S = 60.0
@@ -59,6 +60,7 @@ class FleetNode:
     ) -> None:
         self.advertise = advertise or address
         self.env = dict(env or {})
+        self.network_namespace = network_namespace
         self.name = name
         self.role = role
         self.address = address
@@ -103,7 +105,8 @@ format = "json"
 
     def command(self, *args: str | bytes) -> list[str | bytes]:
         """The words of `archid --config ... ARGS`."""
-        return [sys.executable, "-m", "archid", "--config", str(self.config), *args]
+        words = [sys.executable, "-m", "archid", "--config", str(self.config)]
+        return [*in_namespace(self.network_namespace), *words, *args]
 
     def run(
         self,
@@ -208,10 +211,23 @@ class LocalFleet:
     def central(self) -> FleetNode:
         return self.nodes["central"]
 
-    def found(self, *, extra: str = "", start: bool = True, advertise: str = "") -> FleetNode:
+    def found(
+        self,
+        *,
+        extra: str = "",
+        start: bool = True,
+        advertise: str = "",
+        host: Host | None = None,
+    ) -> FleetNode:
         """Make the fleet; central runs afterwards. It may advertise another address."""
         node = FleetNode(
-            self.base, "central", "central", self.address(), extra=extra, advertise=advertise
+            self.base,
+            "central",
+            "central",
+            host.endpoint if host else self.address(),
+            extra=extra,
+            advertise=advertise,
+            network_namespace=host.namespace if host else None,
         )
         self.nodes["central"] = node
         secret = node.folder / "passphrase"
@@ -242,9 +258,19 @@ class LocalFleet:
         extra: str = "",
         start: bool = True,
         env: Mapping[str, str] | None = None,
+        host: Host | None = None,
     ) -> FleetNode:
         """Add a node: token, join, start. `env` is for its daemon and its commands."""
-        node = FleetNode(self.base, name, role, self.address(), peers=peers, extra=extra, env=env)
+        node = FleetNode(
+            self.base,
+            name,
+            role,
+            host.endpoint if host else self.address(),
+            peers=peers,
+            extra=extra,
+            env=env,
+            network_namespace=host.namespace if host else None,
+        )
         self.nodes[name] = node
         token = self.token(name, role, site=site, room=room, kind=kind)
         node.run("join", "-", stdin=token + "\n")

@@ -278,7 +278,7 @@ def probe_peer(
     """Ask the peer at `address` everything, as the node of `state`, whose daemon is stopped.
 
     `entitled` is a node that may read the scripts: its proofs are shown as if they were one's
-    own, and its leaf and everybody else's asked for. Raises what `Probe.connect` raises.
+    own, and its leaf and those of all other sites asked for. Raises what `Probe.connect` raises.
     """
     return trio.run(_probe_peer, state, address, known, tuple(scripts), entitled)
 
@@ -302,8 +302,7 @@ async def _probe_peer(
                 "its own proof": probe.own_proof(script.manifest),
             }
             forbidden += await ask_about_script(peer, script, proofs)
-        others = [node for node in known.leaves if node != probe.node]
-        forbidden += await ask_about_others(peer, known, others)
+        forbidden += await ask_about_others(peer, known, known.strangers(probe.node))
         return ProbeReport(tuple(own), tuple(forbidden), peer.wire_bytes - before)
 
 

@@ -18,6 +18,11 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
 
+def in_namespace(namespace: str | None) -> list[str]:
+    """What is put before a command for it to run in a network namespace."""
+    return ["ip", "netns", "exec", namespace] if namespace else []
+
+
 class DaemonFailed(AssertionError):
     """A daemon ended, or stayed silent, when it should have been ready."""
 
@@ -36,7 +41,7 @@ class DaemonProcess:
         self.config = config
         self.log_path = log_path
         self._env = {} if env is None else env
-        self._prefix = ["ip", "netns", "exec", namespace] if namespace else []
+        self._namespace = namespace
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,14 +56,11 @@ class DaemonProcess:
     def launch(self) -> None:
         """Start without waiting; `log_path` is appended to, so that every life is in it."""
         assert not self.running, "already running"
-        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        self._notify.bind("")  # Linux picks an abstract address
-        address = self._notify.getsockname()
-        env = {**os.environ, **self._env, "NOTIFY_SOCKET": "@" + address[1:].decode()}
+        env = {**os.environ, **self._env, "NOTIFY_SOCKET": self._listen()}
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *self._prefix,
+                    *in_namespace(self._namespace),
                     sys.executable,
                     "-m",
                     "archid",
@@ -72,6 +74,17 @@ class DaemonProcess:
                 env=env,
                 start_new_session=True,  # Ctrl-C in the terminal is the fleet's to handle
             )
+
+    def _listen(self) -> str:
+        """Where the daemon is to say that it is ready."""
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        if self._namespace is None:
+            self._notify.bind("")  # Linux picks an abstract address
+            return "@" + os.fsdecode(self._notify.getsockname()[1:])
+        path = self.log_path.with_name("notify")  # abstract addresses end at the namespace
+        path.unlink(missing_ok=True)
+        self._notify.bind(str(path))
+        return str(path)
 
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Return when the daemon says READY=1; raise DaemonFailed when it ends before."""
