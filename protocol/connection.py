@@ -48,6 +48,7 @@ from protocol.messages import (
     Prove,
     Refused,
     Request,
+    SpanAnswer,
     Welcome,
     printable,
 )
@@ -90,6 +91,8 @@ class Connection:
         self.side = side
         self.hello = hello
         self.peer_hello: Hello | None = None
+        self.late_span_bytes = 0
+        """Payload of spans that crossed their Cancel: it was sent, and nobody waits for it."""
         self.version = 0
         self.features: frozenset[str] = frozenset()
         self._joining = joining
@@ -279,6 +282,8 @@ class Connection:
         elif isinstance(message, Answer | Refused):
             request = self._book.answered(message)
             event = MessageReceived(message, request) if request else None
+            if request is None and isinstance(message, SpanAnswer):
+                self.late_span_bytes += len(message.data)
         elif isinstance(message, Cancel):
             if not self._book.cancelled(message.request):
                 event = None  # it crossed our answer

@@ -84,7 +84,7 @@ class NodeMethods:
     async def peers(
         self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange
     ) -> dict[str, Any]:
-        return {"peers": self._status.peers()}
+        return {"peers": self._status.peers(), "nodes": self._status.nodes_met()}
 
     async def scripts(
         self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange

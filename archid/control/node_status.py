@@ -16,10 +16,10 @@ import trio
 
 from archid import __version__
 from archid.addresses import Address
+from archid.control.connections import connections, traffic_by_node
 from archid.errors import StorageError
 from archid.membership import Membership
 from archid.net.dialer import Dialer
-from archid.net.peer import Peer
 from archid.net.switchboard import Switchboard
 from archid.store.documents import DocumentStore
 from archid.store.library import Library
@@ -115,6 +115,11 @@ class NodeStatus:
                 "sent_bytes": traffic.sent_bytes,
                 "span_bytes_received": traffic.span_bytes_received,
                 "span_bytes_sent": traffic.span_bytes_sent,
+                "content_received_bytes": traffic.span_bytes_received,
+                "content_sent_bytes": traffic.span_bytes_sent,
+                "gossip_received_bytes": traffic.gossip_bytes_received,
+                "gossip_sent_bytes": traffic.gossip_bytes_sent,
+                "nodes": self.nodes_met(),
             },
         }
 
@@ -127,28 +132,11 @@ class NodeStatus:
 
     def peers(self) -> list[dict[str, Any]]:
         """Every admitted peer, and every address that is being dialled without success."""
-        found = [_admitted(peer) for peer in self.switchboard.peers.values()]
-        for dialled in self.dialer.dialled:
-            if dialled.state == "admitted":
-                continue
-            found.append(
-                {
-                    "node": None,
-                    "name": "",
-                    "role": "",
-                    "site": "",
-                    "room": "",
-                    "address": str(dialled.address),
-                    "direction": "outbound",
-                    "state": dialled.state,
-                    "since_s": int(dialled.since_s),
-                    "received_bytes": 0,
-                    "sent_bytes": 0,
-                    "software": "",
-                    "reason": dialled.reason,
-                }
-            )
-        return found
+        return connections(self.switchboard, self.dialer)
+
+    def nodes_met(self) -> list[dict[str, Any]]:
+        """What went to and came from each node since the start."""
+        return traffic_by_node(self.switchboard)
 
     def _trust(self, now: float) -> dict[str, Any] | None:
         trust = self.keeper.trust
@@ -293,24 +281,3 @@ class NodeStatus:
             "remaining_s": progress.remaining_s(now=now),
             "reason": progress.reason,
         }
-
-
-def _admitted(peer: Peer) -> dict[str, Any]:
-    facts, traffic = peer.facts, peer.traffic
-    return {
-        "node": facts.node.hex(),
-        "name": facts.name,
-        "role": facts.role,
-        "site": facts.site,
-        "room": facts.room,
-        "address": peer.remote,
-        "direction": "outbound" if peer.dialled else "inbound",
-        "state": "admitted",
-        "since_s": int(peer.since_s),
-        "received_bytes": traffic.received_bytes,
-        "sent_bytes": traffic.sent_bytes,
-        "span_bytes_received": traffic.span_bytes_received,
-        "span_bytes_sent": traffic.span_bytes_sent,
-        "software": peer.hello.software,
-        "reason": None,
-    }

@@ -28,6 +28,7 @@ from archid.control.shapes import (
     HEAD_ORDER,
     HEALTH,
     KIND,
+    NODE_TRAFFIC,
     PEER,
     PLANNED_SCRIPT,
     PLANNED_TARGET,
@@ -40,6 +41,7 @@ from archid.control.shapes import (
     SERVER_KIND,
     TEXT,
     TIME,
+    TRAFFIC,
     TREE_REPORT,
     TRUST,
     Schema,
@@ -97,7 +99,7 @@ STATUS: Final = opened(
         held_bytes=BYTES,
         trees=COUNT,
     ),
-    traffic=opened(received_bytes=BYTES, sent_bytes=BYTES),
+    traffic=TRAFFIC,
 )
 
 RELEASE_SUMMARY_KEYS: Final = {
@@ -178,7 +180,9 @@ METHODS: Final[dict[str, Method]] = {
     method.name: method
     for method in (
         Method("status", params=strict(), result=STATUS),
-        Method("peers", params=strict(), result=opened(peers=array(PEER))),
+        Method(
+            "peers", params=strict(), result=opened(peers=array(PEER), nodes=array(NODE_TRAFFIC))
+        ),
         Method("scripts", params=strict(), result=opened(scripts=array(SCRIPT))),
         Method(
             "verify",

@@ -76,6 +76,15 @@ DELIVERY_STATE: Final[Schema] = {
 HEALTH_LEVEL: Final[Schema] = {"enum": ["ok", "attention", "alarm"]}
 CHANGE: Final[Schema] = {"enum": ["added", "removed", "changed", "unchanged"]}
 
+AMOUNTS: Final[dict[str, Schema]] = {
+    "received_bytes": BYTES,
+    "sent_bytes": BYTES,
+    "content_received_bytes": BYTES,
+    "content_sent_bytes": BYTES,
+    "gossip_received_bytes": BYTES,
+    "gossip_sent_bytes": BYTES,
+}
+
 PEER: Final = opened(
     node=nullable(HASH),
     name=TEXT,
@@ -86,11 +95,29 @@ PEER: Final = opened(
     direction={"enum": ["inbound", "outbound"]},
     state={"enum": ["connecting", "proving", "admitted", "waiting"]},
     since_s=TIME,
-    received_bytes=BYTES,
-    sent_bytes=BYTES,
+    **AMOUNTS,
+    content_in_bytes_per_s=NUMBER,
+    content_out_bytes_per_s=NUMBER,
     software=TEXT,
     reason=nullable(TEXT),
+    last_error=nullable(TEXT),
 )
+
+NODE_TRAFFIC: Final = opened(
+    node=HASH,
+    name=TEXT,
+    role=TEXT,
+    site=TEXT,
+    room=TEXT,
+    connected=BOOLEAN,
+    connections=COUNT,
+    address=TEXT,
+    **AMOUNTS,
+    lost_s=nullable(TIME),
+    last_error=nullable(TEXT),
+)
+
+TRAFFIC: Final = opened(**AMOUNTS, nodes=array(NODE_TRAFFIC))
 
 DELIVERY_SCRIPT: Final = opened(
     kind=KIND,

@@ -17,6 +17,7 @@ import trio
 from archid.addresses import Address
 from archid.errors import ArchidError
 from archid.log import get_logger
+from archid.net.dial_errors import why_unreachable
 from archid.net.errors import AlreadyConnected, ConnectedToSelf
 from archid.net.settings import DialerSettings
 from archid.net.switchboard import Switchboard
@@ -123,9 +124,15 @@ class Dialer:
     async def _dial(self, address: Address, on_proven: Callable[[], None]) -> None:
         self._note(address, "connecting", self._states[address].reason)
         with trio.move_on_after(self._settings.connect_timeout_s) as scope:
-            tcp = await trio.open_tcp_stream(address.host, address.port)
+            try:
+                tcp = await trio.open_tcp_stream(address.host, address.port)
+            except OSError as error:
+                raise OSError(why_unreachable(error, address)) from error
         if scope.cancelled_caught:
-            raise OSError(f"{address} did not accept a connection in time")
+            raise OSError(
+                f"{address} did not answer within {self._settings.connect_timeout_s:g} seconds: the"
+                " machine is off, or a firewall in between drops what is sent to it"
+            )
         self._note(address, "proving", None)
         await self._switchboard.dialled(tcp, on_proven)
 

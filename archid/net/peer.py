@@ -19,6 +19,7 @@ from archid.net.errors import PeerRefused, PeerTooSlow
 from archid.net.pump import Pump
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
+from archid.net.traffic import Meter, Traffic, gossip_bytes
 from protocol.connection import Connection
 from protocol.connection_events import (
     Admitted,
@@ -48,26 +49,6 @@ A = TypeVar("A", bound=Answer)
 
 _NOTICES: Final = 64
 _STEPS: Final = 16
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What went through one connection, or through several added up."""
-
-    received_bytes: int = 0
-    """On the wire, TLS included."""
-    sent_bytes: int = 0
-    span_bytes_received: int = 0
-    """Payload of spans alone."""
-    span_bytes_sent: int = 0
-
-    def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(
-            self.received_bytes + other.received_bytes,
-            self.sent_bytes + other.sent_bytes,
-            self.span_bytes_received + other.span_bytes_received,
-            self.span_bytes_sent + other.span_bytes_sent,
-        )
 
 
 @dataclass
@@ -115,6 +96,10 @@ class Peer(Pump):
         self._steps_in, self.steps = trio.open_memory_channel[Event](_STEPS)
         self._span_bytes_received = 0
         self._span_bytes_sent = 0
+        self._gossip_bytes_received = 0
+        self._gossip_bytes_sent = 0
+        self.content_in = Meter()
+        self.content_out = Meter()
 
     # Who it is
 
@@ -151,8 +136,10 @@ class Peer(Pump):
         return Traffic(
             self.stream.wire_bytes_received,
             self.stream.wire_bytes_sent,
-            self._span_bytes_received,
+            self._span_bytes_received + self.connection.late_span_bytes,
             self._span_bytes_sent,
+            self._gossip_bytes_received,
+            self._gossip_bytes_sent,
         )
 
     def __repr__(self) -> str:
@@ -236,9 +223,11 @@ class Peer(Pump):
         An answer to a request that the peer has cancelled is not sent.
         """
         await self.outbox.wait_for_room()
+        cancelled = message.request in self._cancelled
         self._cancelled.discard(message.request)
-        if isinstance(message, SpanAnswer):
+        if isinstance(message, SpanAnswer) and not cancelled:
             self._span_bytes_sent += len(message.data)
+            self.content_out.count(len(message.data), now=trio.current_time())
         self.push(message)
 
     async def refuse(self, request: Request, code: ErrorCode, text: str) -> None:
@@ -253,6 +242,7 @@ class Peer(Pump):
         """Send a message that has no answer; waits while too much is queued. Raises PeerLost."""
         await self.outbox.wait_for_room()
         self.push(message)
+        self._gossip_bytes_sent += gossip_bytes(message)
 
     # For archid.net.admission
 
@@ -294,6 +284,7 @@ class Peer(Pump):
             elif isinstance(message, Cancel):
                 self._cancelled.add(message.request)
             elif not isinstance(message, Pong):
+                self._gossip_bytes_received += gossip_bytes(message)
                 await self._notices_in.send(message)
 
     def _take_answer(self, message: Answer | Refused) -> None:
@@ -302,6 +293,7 @@ class Peer(Pump):
             return
         if isinstance(message, SpanAnswer):
             self._span_bytes_received += len(message.data)
+            self.content_in.count(len(message.data), now=trio.current_time())
         if isinstance(message, Refused):
             waiting.error = PeerRefused(self.remote, message.code, message.text)
             waiting.done.set()

@@ -20,10 +20,11 @@ from archid.net.admission import open_peer
 from archid.net.certificates import node_of
 from archid.net.doorkeeper import Doorkeeper
 from archid.net.errors import AlreadyConnected, PeerLost, TlsRefused
-from archid.net.peer import Peer, Traffic
+from archid.net.peer import Peer
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
 from archid.net.tls_contexts import TlsContexts
+from archid.net.traffic import Traffic, TrafficBook
 from protocol.connection_states import Side
 from protocol.errors import FormatError
 from protocol.ids import NodeId
@@ -60,7 +61,8 @@ class Switchboard:
         self._now = now
         self._peers: dict[NodeId, Peer] = {}
         self._dialling: set[NodeId] = set()
-        self._past_traffic = Traffic()
+        self.book = TrafficBook()
+        """What went to and came from whom, over connections that have ended."""
 
     @property
     def peers(self) -> Mapping[NodeId, Peer]:
@@ -70,7 +72,7 @@ class Switchboard:
     @property
     def traffic(self) -> Traffic:
         """Of all peers together, those that have gone included."""
-        return sum((peer.traffic for peer in self._peers.values()), self._past_traffic)
+        return sum((peer.traffic for peer in self._peers.values()), self.book.past)
 
     def disconnect(self, node: NodeId, code: ErrorCode, text: str) -> None:
         """End the connection to a node, if there is one: it was denied, for example."""
@@ -168,10 +170,12 @@ class Switchboard:
             if lesser is peer:
                 raise AlreadyConnected(peer.remote, peer.node)
         self._peers[peer.node] = peer
+        self.book.connected(peer.facts, peer.remote)
         try:
             yield
         finally:
-            self._past_traffic += peer.traffic
+            why = None if peer.error is None else str(peer.error)
+            self.book.ended(peer.node, peer.traffic, now_s=self._now(), reason=why)
             if self._peers.get(peer.node) is peer:
                 del self._peers[peer.node]
 

@@ -21,8 +21,34 @@ PEER: dict[str, Any] = {
     "since_s": NOW_S - 3_700,
     "received_bytes": 301_233_408,
     "sent_bytes": 88_412,
+    "content_received_bytes": 300_000_000,
+    "content_sent_bytes": 0,
+    "gossip_received_bytes": 20_100,
+    "gossip_sent_bytes": 8_000,
+    "content_in_bytes_per_s": 41_200_000.0,
+    "content_out_bytes_per_s": 0.0,
     "software": "0.1.0",
     "reason": None,
+    "last_error": None,
+}
+
+NODE_TRAFFIC: dict[str, Any] = {
+    "node": HASH,
+    "name": "repo-paris",
+    "role": "repo",
+    "site": "",
+    "room": "",
+    "connected": True,
+    "connections": 2,
+    "address": "[2001:db8::7]:4777",
+    "received_bytes": 401_233_408,
+    "sent_bytes": 98_412,
+    "content_received_bytes": 400_000_000,
+    "content_sent_bytes": 0,
+    "gossip_received_bytes": 30_100,
+    "gossip_sent_bytes": 9_000,
+    "lost_s": NOW_S - 3_710,
+    "last_error": "[2001:db8::7]:4777 ended the connection: it is stopping",
 }
 
 DELIVERY: dict[str, Any] = {
@@ -122,6 +148,10 @@ STATUS: dict[str, Any] = {
             "software": "",
             "received_bytes": 0,
             "sent_bytes": 0,
+            "content_received_bytes": 0,
+            "gossip_received_bytes": 0,
+            "gossip_sent_bytes": 0,
+            "content_in_bytes_per_s": 0.0,
             "reason": "the address cannot be reached; next try in 20 seconds",
         },
     ],
@@ -134,7 +164,15 @@ STATUS: dict[str, Any] = {
         "held_bytes": 13_400_000_000,
         "trees": 12,
     },
-    "traffic": {"received_bytes": 301_233_408, "sent_bytes": 88_412},
+    "traffic": {
+        "received_bytes": 401_233_408,
+        "sent_bytes": 98_412,
+        "content_received_bytes": 400_000_000,
+        "content_sent_bytes": 0,
+        "gossip_received_bytes": 30_100,
+        "gossip_sent_bytes": 9_000,
+        "nodes": [NODE_TRAFFIC],
+    },
 }
 
 SCRIPT: dict[str, Any] = {

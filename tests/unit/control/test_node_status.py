@@ -187,7 +187,7 @@ async def test_a_node_that_reaches_nobody_says_why(node: SyncNode) -> None:
         assert reason.code == "no_peers"
         assert str(NOWHERE.port) in reason.sentence
         peers = {"peers": status.peers()}
-    check(peers, METHODS["peers"].result)
+    check({**peers, "nodes": status.nodes_met()}, METHODS["peers"].result)
 
 
 async def test_failed_deliveries_and_full_disks_name_what_is_to_be_done(

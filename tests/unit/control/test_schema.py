@@ -82,7 +82,10 @@ def test_the_validator_agrees_about_almost_valid_params(value: Any, schema: dict
 def test_the_samples_fit() -> None:
     for schema, value in (
         (METHODS["status"].result, samples.STATUS),
-        (METHODS["peers"].result, {"peers": samples.STATUS["peers"]}),
+        (
+            METHODS["peers"].result,
+            {"peers": samples.STATUS["peers"], "nodes": [samples.NODE_TRAFFIC]},
+        ),
         (METHODS["scripts"].result, {"scripts": [samples.SCRIPT]}),
     ):
         check(value, schema)
