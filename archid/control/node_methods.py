@@ -13,9 +13,10 @@ from archid.control.connection import Exchange, Handler
 from archid.control.credentials import Caller
 from archid.control.node_status import NodeStatus
 from archid.errors import NotFound, Unavailable
+from archid.store.about import UNKNOWN, About
 from archid.store.errors import DocumentMissing
 from archid.store.leaving import forget_membership
-from archid.store.library import About, Library
+from archid.store.library import Library
 from archid.store.verify import Damage
 from archid.sync.fetch_progress import FetchState
 from archid.sync.fetcher import Fetcher
@@ -24,7 +25,6 @@ from protocol.ids import ManifestId
 
 MAX_VERIFYING: Final = 2
 
-UNKNOWN: Final = About(name="", kind="", version=0, files=0, size_bytes=0)
 MANIFEST_LOST: Final = "its manifest was damaged on this disk; it is fetched again"
 
 
@@ -97,7 +97,7 @@ class NodeMethods:
         held = self._library.holds(one.manifest)
         size_bytes = about.size_bytes if about is not None else 0
         state, held_bytes = "missing", 0
-        if held and self._library.trees.rotten(one.manifest):
+        if held and self._library.damage.of(one.manifest) is not None:
             state, held_bytes = "damaged", size_bytes
         elif held:
             state, held_bytes = "held", size_bytes

@@ -21,6 +21,8 @@ from archid.errors import StorageError
 from archid.membership import Membership
 from archid.net.dialer import Dialer
 from archid.net.switchboard import Switchboard
+from archid.store.about import UNKNOWN
+from archid.store.damage import TreeDamage
 from archid.store.documents import DocumentStore
 from archid.store.library import Library
 from archid.sync.deliveries import Deliveries, Delivery, DeliveryState
@@ -212,6 +214,7 @@ class NodeStatus:
                 for one in self.fetcher.progress.values()
                 if one.state is FetchState.FAILED
             ][:MAX_FETCHES_NAMED]
+        found += [self._damaged(one) for one in self.library.damage.all()]
         _, _, space = self.space()
         if space is not None:
             found.append(space)
@@ -223,6 +226,25 @@ class NodeStatus:
                        f" empty {self.documents.path / 'damaged'}")
             )  # fmt: skip
         return found
+
+    def _damaged(self, damage: TreeDamage) -> Reason:
+        """What a person must know of a tree that is damaged and not repaired yet."""
+        name = (self.library.about(damage.manifest) or UNKNOWN).words
+        if damage.manifest not in self.fetcher.progress:
+            return Reason(
+                "attention",
+                "tree_damaged",
+                f"{name} is damaged on this disk, and no release here wants it any more",
+                "Check the disk; nothing is fetched for it",
+            )
+        progress = self.fetcher.progress[damage.manifest]
+        why = f": {progress.reason}" if progress.reason else ""
+        return Reason(
+            "alarm",
+            "tree_damaged",
+            f"{name} is damaged on this disk and is being repaired{why}",
+            "It is fetched again from whoever holds it; if it comes back, check the disk (dmesg)",
+        )
 
     def _clock(self, behind_s: float) -> list[Reason]:
         """How far this clock is off, by the newest signature and by what all peers say.
@@ -264,17 +286,18 @@ class NodeStatus:
         progress = self.fetcher.progress.get(entry.manifest) or FetchProgress(entry.manifest)
         about = self.library.about(entry.manifest)
         size_bytes = about.size_bytes if about is not None else progress.size_bytes
-        state, held_bytes = progress.state, progress.held_bytes
+        state, held_bytes = progress.state.value, progress.held_bytes
         if self.library.holds(entry.manifest):
-            state, held_bytes = FetchState.HELD, size_bytes or 0
-        elif state is FetchState.HELD:
-            state = FetchState.WAITING
+            damaged = self.library.damage.of(entry.manifest) is not None
+            state, held_bytes = "damaged" if damaged else "held", size_bytes or 0
+        elif progress.state is FetchState.HELD:
+            state = FetchState.WAITING.value
         return {
             "kind": entry.kind,
             "script": about.name if about is not None else progress.name,
             "version": about.version if about is not None else None,
             "manifest": entry.manifest.hex(),
-            "state": state.value,
+            "state": state,
             "size_bytes": size_bytes,
             "held_bytes": held_bytes,
             "rate_bytes_per_s": progress.rate_bytes_per_s(now=now),

@@ -43,10 +43,10 @@ from archid.net.tls_contexts import TlsContexts
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
 from archid.notify import notify
 from archid.roles import SERVICES
-from archid.store.errors import ChunkCorrupt
 from archid.sync.address_book import AddressBook
 from archid.sync.deliveries import Deliveries
 from archid.sync.fetcher import Fetcher
+from archid.sync.healing import Healing
 from archid.sync.links import Links
 from archid.sync.listings import Listings
 from archid.sync.own_leaf import OwnLeaf
@@ -57,7 +57,6 @@ from archid.sync.site_leaves import SiteLeaves
 from archid.sync.states import Account, NodeStates
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.features import FEATURES
-from protocol.ids import ManifestId
 
 if TYPE_CHECKING:
     from archid.daemon.central_side import CentralSide
@@ -100,6 +99,13 @@ class Node:
             journal=state.journal,
             events=self.events,
             proof_for=self.leaf.proof_for,
+        )
+        self.healing = Healing(
+            library=state.library,
+            fetcher=self.fetcher,
+            journal=state.journal,
+            events=self.events,
+            upkeep=state.upkeep,
         )
         self.listings = Listings(
             keeper=self.keeper,
@@ -153,7 +159,6 @@ class Node:
             library=state.library,
             addresses=self.addresses,
             states=self.states,
-            on_damage=self._report_damage,
             on_admitted=self._central.on_admitted if self._central else _nothing,
         )
         settings = PeerSettings()
@@ -234,6 +239,7 @@ class Node:
             self.keeper.run,
             self.leaf.run,
             self.fetcher.run,
+            self.healing.run,
             self.dialer.run,
             self.states.run,
             self._dial_what_is_known,
@@ -315,14 +321,6 @@ class Node:
     def _rest(self) -> None:
         self._state.trees.release_idle(time.time())
         give_back_memory()
-
-    async def _report_damage(self, manifest: ManifestId, fault: ChunkCorrupt) -> None:
-        self.events.publish(
-            "alarm",
-            code="chunk_corrupt",
-            sentence=f"{fault}: run archid verify; it is not served to others",
-            manifest=manifest.hex(),
-        )
 
     def _advertised(self) -> tuple[Address, ...]:
         network = self._config.network

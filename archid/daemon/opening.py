@@ -19,6 +19,7 @@ from archid.journal import Journal
 from archid.log import get_logger
 from archid.membership import Membership
 from archid.store.bundles import Bundles
+from archid.store.damage import DamageBook
 from archid.store.database import Database, set_aside
 from archid.store.documents import DocumentStore
 from archid.store.errors import DatabaseDamaged
@@ -30,6 +31,7 @@ from archid.store.layouts import Layouts
 from archid.store.library import Library
 from archid.store.tree_store import TreeStore
 from archid.store.trust_file import TrustFile
+from archid.store.upkeep import Upkeep
 from archid.sync.trust_restoring import restore_trust
 from protocol.trust import TrustedDocuments
 
@@ -49,6 +51,7 @@ class OpenState:
     trust: TrustedDocuments
     trees: TreeStore
     library: Library
+    upkeep: Upkeep
 
 
 def open_state(config: Config, stack: ExitStack) -> OpenState:
@@ -78,20 +81,22 @@ def open_state(config: Config, stack: ExitStack) -> OpenState:
     if trust.head is not None:
         # A crash may have come between the trust file and the journal.
         journal.raise_floor(trust.head.order)
-    trees = TreeStore(paths.trees, Layouts(documents))
+    node_db = _open_index(paths, stack)
+    upkeep = Upkeep(node_db)
+    trees = TreeStore(paths.trees, Layouts(documents), DamageBook(upkeep))
     stack.callback(trees.close)
     library = Library(
         paths,
         documents=documents,
         trees=trees,
-        index=ChunkIndex(_open_index(paths, stack)),
+        index=ChunkIndex(node_db),
         bundles=Bundles(paths),
         keep_free_bytes=config.storage.keep_free_bytes,
     )
     remove_leftovers(paths)
     library.open()
     return OpenState(
-        paths, identity, membership, journal, documents, trust_file, trust, trees, library
+        paths, identity, membership, journal, documents, trust_file, trust, trees, library, upkeep
     )
 
 

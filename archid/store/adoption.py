@@ -21,6 +21,7 @@ from blake3 import blake3
 from archid.store import syscalls
 from archid.store.chunk_reading import READ_BYTES, check_chunks, chunks_of
 from archid.store.errors import storage_error
+from archid.store.filling import Filling
 from archid.store.index import LOOKUP_BATCH, Location
 from archid.store.staging import Staging
 from archid.store.syscalls import Buffer
@@ -81,15 +82,31 @@ def adopt_local(
     return adoption.report
 
 
-class _Adoption:
-    def __init__(self, staging: Staging, find: Find, trees: Path) -> None:
+def adopt_chunks(
+    filling: Filling, find: Find, trees: Path, *, stopped: Callable[[], bool] = lambda: False
+) -> Adopted:
+    """Bring the single chunks that `filling` lacks and some tree here holds; as `adopt_local`."""
+    copying = _Copying(filling, find, trees)
+    try:
+        for chunks in _batches(iter(filling.missing_chunks()), LOOKUP_BATCH):
+            if stopped():
+                break
+            copying.take_chunks(chunks)
+    finally:
+        copying.close()
+    return copying.report
+
+
+class _Copying:
+    """Chunks that are copied from trees at hand."""
+
+    def __init__(self, filling: Filling, find: Find, trees: Path) -> None:
         self.report = Adopted()
-        self._staging = staging
-        self._layout = staging.layout
+        self._filling = filling
+        self._layout = filling.layout
         self._find = find
         self._trees = trees
         self._sources: dict[ManifestId, TreeFolder | None] = {}
-        self._can_clone = True
 
     def close(self) -> None:
         for source in self._sources.values():
@@ -97,25 +114,9 @@ class _Adoption:
                 source.close()
         self._sources.clear()
 
-    def take_files(self, files: Sequence[FileEntry]) -> None:
-        """Take over every file whose content stands somewhere as a whole."""
-        firsts = [self._layout.chunk(file.first_chunk).id for file in files]
-        locations = self._find(list(dict.fromkeys(firsts)))
-        for file, first in zip(files, firsts, strict=True):
-            candidates = [
-                place
-                for place in locations.get(first, ())
-                if place.offset == 0 and place.size_bytes == file.size_bytes
-            ]
-            # One that can be linked costs least.
-            candidates.sort(key=lambda place: not _same_metadata(place, file))
-            for place in candidates:
-                if self._take_file(file, place):
-                    break
-
     def take_chunks(self, chunks: Sequence[int]) -> None:
         """Copy what is found of these chunks (numbers, at their homes)."""
-        wanted = [at for at in chunks if not self._staging.is_held(at)]
+        wanted = [at for at in chunks if not self._filling.is_held(at)]
         ids = {at: self._layout.chunk(at).id for at in wanted}
         locations = self._find(list(ids.values()))
         # By file and offset, so that neighbours are read in one call.
@@ -144,10 +145,10 @@ class _Adoption:
                 batch.append((at, data))
                 size += len(data)
             if size >= WRITE_BATCH_BYTES:
-                self._staging.write_chunks(batch)
+                self._filling.write_chunks(batch)
                 self.report.copied_bytes += size
                 batch, size = [], 0
-        self._staging.write_chunks(batch)
+        self._filling.write_chunks(batch)
         self.report.copied_bytes += size
         return failed
 
@@ -177,6 +178,56 @@ class _Adoption:
                 if fd is not None:
                     self._report(manifest, path, ref.id)
                 yield at, None
+
+    def _open(self, manifest: ManifestId, path: str) -> int | None:
+        source = self._source(manifest)
+        if source is None:
+            return None
+        try:
+            return source.open_file(path)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise storage_error(error, self._trees / manifest.hex() / path) from error
+
+    def _source(self, manifest: ManifestId) -> TreeFolder | None:
+        if manifest not in self._sources:
+            try:
+                source = TreeFolder.at(self._trees / manifest.hex())
+            except OSError:
+                # The index is behind: the tree is gone.
+                source = None
+            self._sources[manifest] = source
+        return self._sources[manifest]
+
+    def _report(self, manifest: ManifestId, path: str, chunk: ChunkId) -> None:
+        if len(self.report.rotten) < _MAX_REPORTED:
+            self.report.rotten.append(Rotten(manifest, path, chunk))
+
+
+class _Adoption(_Copying):
+    """Whole files and chunks, taken into a version that is being put together."""
+
+    def __init__(self, staging: Staging, find: Find, trees: Path) -> None:
+        super().__init__(staging, find, trees)
+        self._staging = staging
+        self._can_clone = True
+
+    def take_files(self, files: Sequence[FileEntry]) -> None:
+        """Take over every file whose content stands somewhere as a whole."""
+        firsts = [self._layout.chunk(file.first_chunk).id for file in files]
+        locations = self._find(list(dict.fromkeys(firsts)))
+        for file, first in zip(files, firsts, strict=True):
+            candidates = [
+                place
+                for place in locations.get(first, ())
+                if place.offset == 0 and place.size_bytes == file.size_bytes
+            ]
+            # One that can be linked costs least.
+            candidates.sort(key=lambda place: not _same_metadata(place, file))
+            for place in candidates:
+                if self._take_file(file, place):
+                    break
 
     def _take_file(self, file: FileEntry, place: Location) -> bool:
         fd = self._open(place.manifest, place.path)
@@ -262,31 +313,6 @@ class _Adoption:
         self._staging.count_chunks(file, good)
         self.report.cloned_bytes += file.size_bytes
         return True
-
-    def _open(self, manifest: ManifestId, path: str) -> int | None:
-        source = self._source(manifest)
-        if source is None:
-            return None
-        try:
-            return source.open_file(path)
-        except OSError as error:
-            if error.errno in _GONE:
-                return None
-            raise storage_error(error, self._trees / manifest.hex() / path) from error
-
-    def _source(self, manifest: ManifestId) -> TreeFolder | None:
-        if manifest not in self._sources:
-            try:
-                source = TreeFolder.at(self._trees / manifest.hex())
-            except OSError:
-                # The index is behind: the tree is gone.
-                source = None
-            self._sources[manifest] = source
-        return self._sources[manifest]
-
-    def _report(self, manifest: ManifestId, path: str, chunk: ChunkId) -> None:
-        if len(self.report.rotten) < _MAX_REPORTED:
-            self.report.rotten.append(Rotten(manifest, path, chunk))
 
 
 def _same_metadata(place: Location, file: FileEntry) -> bool:

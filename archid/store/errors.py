@@ -133,6 +133,18 @@ class ChunkCorrupt(StorageError):
         self.where = where
 
 
+class NotMended(StorageError):
+    """A tree was repaired, and the disk does not give back what was written to it."""
+
+    code = "not_mended"
+
+    def __init__(self, tree: Path, what: str) -> None:
+        super().__init__(
+            f"{tree} was repaired and is damaged all the same: {what}",
+            remedy="Look at the kernel's log (dmesg) and check the disk; it is tried again",
+        )
+
+
 class ChangedWhileReading(Conflict):
     """A file being published did not hold still."""
 

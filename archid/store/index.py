@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import trio
 
 from archid.log import get_logger
+from archid.store import upkeep
 from archid.store.database import Database
 from archid.store.errors import storage_error
 from archid.store.tree_folder import TreeFolder
@@ -64,7 +65,9 @@ MIGRATIONS: Final = (
         PRIMARY KEY (key, object)
     ) WITHOUT ROWID;
     """,
+    upkeep.MIGRATION,
 )
+"""The whole of ``node.db``: the index and, beside it, what `archid.store.upkeep` keeps."""
 
 
 class Location(NamedTuple):

@@ -14,18 +14,25 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from archid.errors import NotFound, StorageError
 from archid.log import get_logger
+from archid.store.about import About
 from archid.store.adoption import Adopted, adopt_local
 from archid.store.bundles import Bundles
+from archid.store.damage import DamageBook
 from archid.store.documents import DocumentStore
-from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing, storage_error
+from archid.store.errors import (
+    DatabaseDamaged,
+    DiskFull,
+    DocumentMissing,
+    storage_error,
+)
 from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
+from archid.store.mending import Mending
 from archid.store.placing import remove_superseded
-from archid.store.staged_reading import held_bitmaps, read_staged_span, span_of
+from archid.store.staged_reading import bitmaps_without, held_bitmaps, read_staged_span, span_of
 from archid.store.staging import Staging
 from archid.store.syscalls import Buffer
 from archid.store.tree_store import TreeStore
@@ -37,16 +44,6 @@ from protocol.manifest import ManifestRoot
 from protocol.publication import MAX_PUBLICATION_BYTES
 
 log = get_logger(__name__)
-
-
-class About(NamedTuple):
-    """A version in a few words; a whole root may name tens of thousands of pieces."""
-
-    name: str
-    kind: str
-    version: int
-    files: int
-    size_bytes: int
 
 
 class Library:
@@ -85,6 +82,9 @@ class Library:
         self.bundles.remove_leftovers()
         remove_superseded(self.paths.staging, self.paths.trees)
         standing = self.trees.manifests()
+        for damaged in self.damage.all():
+            if damaged.manifest not in standing:
+                self.damage.clear(damaged.manifest)
         self._mend_index(standing)
         whole = []
         for manifest in standing:
@@ -234,14 +234,15 @@ class Library:
             # The index only saves work: what it cannot tell is fetched.
             log.error("index_damaged", why=str(error))
             return Adopted()
-        for rotten in adopted.rotten:
-            log.error(
-                "local_chunk_rotten",
-                manifest=rotten.manifest.short,
-                path=rotten.path,
-                chunk=rotten.chunk.short,
-            )
+        self._look_at_rotten(adopted)
         return adopted
+
+    def _look_at_rotten(self, adopted: Adopted) -> None:
+        """What did not hold when it was to be reused is damaged where it stands."""
+        for manifest, path in dict.fromkeys((one.manifest, one.path) for one in adopted.rotten):
+            if self.holds(manifest):
+                with contextlib.suppress(DocumentMissing):
+                    self.trees.check_file(manifest, path)
 
     def require_space(self, staging: Staging) -> None:
         """Raise DiskFull unless what is missing fits and leaves free what must stay free."""
@@ -256,7 +257,6 @@ class Library:
         self.documents.sync()
         manifest = staging.layout.manifest
         staging.finish(self.trees.path(manifest))
-        self.trees.replaced(manifest)
         self.add_placed(manifest)
 
     def add_placed(self, manifest: ManifestId) -> None:
@@ -280,6 +280,7 @@ class Library:
                 self._held.discard(manifest)
             if gone:
                 log.error("tree_gone", manifest=manifest.short)
+                self.damage.mark_gone(manifest)
                 self.on_loss()
 
     def expect(self, manifest: ManifestId) -> None:
@@ -309,6 +310,23 @@ class Library:
                     return
             self.bundles.link_script(root.name, root.id)
 
+    # Repair
+
+    @property
+    def damage(self) -> DamageBook:
+        """What is wrong with the trees here."""
+        return self.trees.damage
+
+    def mend(self, layout: Layout, *, stopped: Callable[[], bool] = lambda: False) -> Mending:
+        """Look at a damaged tree, and put right what needs nobody else.
+
+        What then lacks is to be brought into what this returns. Raises DocumentMissing,
+        StorageError.
+        """
+        mending = Mending.open(layout, self.trees, stopped=stopped)
+        mending.take_local(self._index.find_blocking, stopped=stopped)
+        return mending
+
     # Going out
 
     def piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
@@ -319,9 +337,16 @@ class Library:
         return self.documents.get_piece(piece)
 
     def shared_bitmaps(self, manifest: ManifestId) -> list[tuple[int, bytes]] | None:
-        """What can be read of a version that is being fetched; None when it is not."""
+        """What can be read of a version that is not here whole; None when nothing can.
+
+        One that is being fetched, or whose tree is damaged.
+        """
         staging = self._staged(manifest)
-        return None if staging is None else held_bitmaps(staging)
+        if staging is not None:
+            return held_bitmaps(staging)
+        if not self.trees.has(manifest):
+            return None
+        return bitmaps_without(self.layout(manifest), self.trees.rotten(manifest))
 
     def _staged(self, manifest: ManifestId) -> Staging | None:
         with self._lock:
@@ -341,8 +366,13 @@ class Library:
                 if error.code != "unknown_manifest":
                     raise
                 # It has just become a tree.
-        layout, span = self.trees.span(manifest, piece, n)
-        parts = self.trees.read_span(layout, span, skip)
+        try:
+            layout, span = self.trees.span(manifest, piece, n)
+            parts = self.trees.read_span(layout, span, skip)
+        except NotFound as error:
+            if error.code == "unknown_manifest":
+                self.look_again(manifest)
+            raise
         return parts[0] if parts else b""
 
     def readable(

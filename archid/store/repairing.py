@@ -12,6 +12,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
@@ -30,11 +31,18 @@ _OWNER_WRITES: Final = 0o200
 _REPLACED: Final = frozenset({DamageKind.MISSING, DamageKind.NOT_A_FILE, DamageKind.LINK})
 
 
-def write_chunks(layout: Layout, tree: Path, chunks: Mapping[int, Buffer]) -> None:
+def write_chunks(
+    layout: Layout,
+    tree: Path,
+    chunks: Mapping[int, Buffer],
+    *,
+    unfinished: AbstractSet[int] = frozenset(),
+) -> None:
     """Write chunks, by number, to every place that they belong to in the tree, durably.
 
     Files get their size, mode and time again; one that is gone is made anew, with holes where its
-    other chunks are still missing. Raises ChunkCorrupt before anything is written when bytes are
+    other chunks are still missing: while it is named, by its number, in `unfinished`, nobody but
+    its owner can open it. Raises ChunkCorrupt before anything is written when bytes are
     not what they should be, and StorageError.
     """
     writes: dict[int, list[tuple[int, Buffer]]] = defaultdict(list)
@@ -47,7 +55,7 @@ def write_chunks(layout: Layout, tree: Path, chunks: Mapping[int, Buffer]) -> No
     try:
         with TreeFolder.at(tree) as folder:
             for number, parts in sorted(writes.items()):
-                _write_file(folder, layout.files[number], parts)
+                _write_file(folder, layout.files[number], parts, sealed=number not in unfinished)
     except OSError as error:
         raise storage_error(error, tree) from error
 
@@ -80,14 +88,21 @@ def mend_entries(layout: Layout, tree: Path, damages: Iterable[Damage]) -> None:
         raise storage_error(error, tree) from error
 
 
-def _write_file(folder: TreeFolder, file: FileEntry, parts: list[tuple[int, Buffer]]) -> None:
+def _write_file(
+    folder: TreeFolder,
+    file: FileEntry,
+    parts: list[tuple[int, Buffer]],
+    *,
+    sealed: bool = True,
+) -> None:
     fd = _writable(folder, file)
     try:
         for offset, data in parts:
             syscalls.pwrite_all(fd, data, offset)
         if os.fstat(fd).st_size != file.size_bytes:
             os.ftruncate(fd, file.size_bytes)
-        seal_file(fd, file)
+        if sealed:
+            seal_file(fd, file)
         os.fsync(fd)
     finally:
         os.close(fd)

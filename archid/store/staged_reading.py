@@ -9,7 +9,8 @@ be given up, at any moment: then `NotFound` says that it is not here any more.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from blake3 import blake3
 
@@ -35,10 +36,18 @@ def held_bitmaps(staging: Staging) -> list[tuple[int, bytes]]:
     A span counts when every chunk that occurs first in it is held: whoever asks leaves out the
     others, which belong to other spans.
     """
-    found: dict[int, bytearray] = {}
     spans = staging.layout.spans
-    for number in staging.held_spans():
-        span = spans[number]
+    return _span_bitmaps(spans[number] for number in staging.held_spans())
+
+
+def bitmaps_without(layout: Layout, rotten: AbstractSet[int]) -> list[tuple[int, bytes]]:
+    """The same for a tree in which the chunks `rotten`, by their homes, do not hold."""
+    return _span_bitmaps(span for span in layout.spans if rotten.isdisjoint(span.chunks))
+
+
+def _span_bitmaps(spans: Iterable[Span]) -> list[tuple[int, bytes]]:
+    found: dict[int, bytearray] = {}
+    for span in spans:
         bitmap = found.setdefault(span.piece_index, bytearray())
         bitmap.extend(bytes(max(0, span.n // 8 + 1 - len(bitmap))))
         bitmap[span.n // 8] |= 1 << span.n % 8

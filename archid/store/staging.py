@@ -12,35 +12,26 @@ import os
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from blake3 import blake3
-
 from archid.errors import NotFound, StorageError
 from archid.store import syscalls
 from archid.store.chunk_reading import READ_BYTES, check_chunks, chunks_of
-from archid.store.errors import ChunkCorrupt, ChunkMissing, DiskFull, storage_error
+from archid.store.errors import ChunkMissing, DiskFull, storage_error
+from archid.store.filling import Filling
 from archid.store.placing import make_bare_entries, place_tree, seal_file, seal_folders
 from archid.store.resuming import resume
 from archid.store.syscalls import Buffer
 from archid.store.tree_folder import TreeFolder, make_folder, open_folder, remove_tree
-from protocol.layout import FileEntry, Layout, Span
+from protocol.layout import FileEntry, Layout
 
 MAX_OPEN_FILES: Final = 64
 SPACE_MARGIN_BYTES: Final = 16 << 20
 """Kept free for folders, databases and whatever else has to be written to finish."""
-
-
-class SpanBytes(NamedTuple):
-    """A span's chunks as a peer sent them: those whose bit in `skip` is 0, one after the other."""
-
-    span: Span
-    skip: bytes
-    data: Buffer
 
 
 class _Write(NamedTuple):
@@ -50,7 +41,7 @@ class _Write(NamedTuple):
     data: Buffer
 
 
-class Staging:
+class Staging(Filling):
     """One version being put together in ``staging/<manifest>``.
 
     Methods block and may be called from any thread; hashing runs outside of the lock, so several
@@ -111,43 +102,11 @@ class Staging:
 
     # -- what is here
 
-    @property
-    def is_complete(self) -> bool:
-        return self.held_bytes == self.layout.root.size_bytes
-
-    @property
-    def missing_bytes(self) -> int:
-        return self.layout.root.size_bytes - self.held_bytes
-
     def is_held(self, at: int) -> bool:
         """Whether the chunk at `at` is verified at every place where the manifest wants it."""
         home = self.layout.home(at)
         held = self._held
         return bool(held[home]) and all(held[n] for n in self._repeats.get(home, ()))
-
-    def is_span_held(self, span: Span) -> bool:
-        """Whether nothing of this span has to be asked for."""
-        home = self.layout.home
-        return all(home(at) != at or self.is_held(at) for at in span.chunks)
-
-    def held_spans(self) -> set[int]:
-        """The indexes into ``layout.spans`` of the spans that are held."""
-        return {n for n, span in enumerate(self.layout.spans) if self.is_span_held(span)}
-
-    def skip(self, span: Span) -> bytes:
-        """The bitmap for a request: chunks that are held or have their home in another span.
-
-        Bit i is ``skip[i // 8] >> (i % 8) & 1``; empty when everything is wanted.
-        """
-        bits = bytearray((span.chunk_count + 7) // 8)
-        for n, at in enumerate(span.chunks):
-            if self.layout.home(at) != at or self.is_held(at):
-                bits[n // 8] |= 1 << n % 8
-        return bytes(bits) if any(bits) else b""
-
-    def missing_chunks(self) -> list[int]:
-        """The numbers, at their homes, of all chunks that are not held."""
-        return [at for at in self.layout.distinct_chunks() if not self.is_held(at)]
 
     def is_file_complete(self, file: FileEntry) -> bool:
         return self._missing_of[file.number] == 0
@@ -163,30 +122,6 @@ class Staging:
             raise DiskFull(self.path, needed_bytes=needed, available_bytes=available)
 
     # -- bytes in
-
-    def write_span(self, span: Span, skip: bytes, data: Buffer) -> None:
-        """Verify and write one span; raises ChunkCorrupt (nothing is written), StorageError."""
-        [fault] = self.write_spans([SpanBytes(span, skip, data)])
-        if fault is not None:
-            raise fault
-
-    def write_spans(self, received: Sequence[SpanBytes]) -> list[ChunkCorrupt | None]:
-        """Verify and write a batch: the larger, the fewer system calls for small files.
-
-        Answers for each span None, or what was wrong with it; then nothing of it was written.
-        Raises StorageError (DiskFull, read-only); then some may have been written, and whatever
-        was written is counted.
-        """
-        results: list[ChunkCorrupt | None] = []
-        good: list[tuple[int, Buffer]] = []
-        for span, skip, data in received:
-            try:
-                good += self._verified(span, skip, data)
-                results.append(None)
-            except ChunkCorrupt as fault:
-                results.append(fault)
-        self.write_chunks(good)
-        return results
 
     def write_chunks(self, chunks: Iterable[tuple[int, Buffer]]) -> None:
         """Write chunks, by number, whose bytes the caller has hashed; raises StorageError."""
@@ -280,27 +215,6 @@ class Staging:
                 os.close(fd)
             if checked.data is not None:
                 self._write([(home, checked.data)])
-
-    def _verified(self, span: Span, skip: bytes, data: Buffer) -> list[tuple[int, Buffer]]:
-        view = memoryview(data)
-        chunks: list[tuple[int, Buffer]] = []
-        start = 0
-        for n, at in enumerate(span.chunks):
-            if n // 8 < len(skip) and skip[n // 8] >> n % 8 & 1:
-                continue
-            ref = self.layout.chunk(at)
-            part = view[start : start + ref.length]
-            start += ref.length
-            if blake3(part).digest() != ref.id:
-                raise ChunkCorrupt(ref.id, f"in span {span.n} of piece {span.piece.short}")
-            chunks.append((at, part))
-        if start != len(view):
-            raise ChunkCorrupt(
-                self.layout.chunk(span.first_chunk).id,
-                f"in span {span.n} of piece {span.piece.short}, which came with"
-                f" {len(view) - start} bytes too many",
-            )
-        return chunks
 
     def _write(self, chunks: Iterable[tuple[int, Buffer]]) -> None:
         place, home, held = self.layout.place, self.layout.home, self._held

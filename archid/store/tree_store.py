@@ -20,6 +20,8 @@ from blake3 import blake3
 from archid.errors import NotFound
 from archid.log import get_logger
 from archid.store import repairing, syscalls
+from archid.store.chunk_reading import check_chunks, chunks_of
+from archid.store.damage import DamageBook
 from archid.store.errors import ChunkCorrupt, storage_error
 from archid.store.layouts import Layouts
 from archid.store.syscalls import Buffer
@@ -27,7 +29,7 @@ from archid.store.tree_folder import FOLDER_MODE, TreeFolder, remove_tree
 from archid.store.verify import Damage, verify_tree
 from protocol.errors import FormatError
 from protocol.ids import ManifestId, PieceId
-from protocol.layout import Layout, Place, Span
+from protocol.layout import FileEntry, Layout, Place, Span
 
 log = get_logger(__name__)
 
@@ -48,13 +50,13 @@ class _OpenTree:
 class TreeStore:
     """The trees in one folder; methods block and are safe in any thread."""
 
-    def __init__(self, trees: Path, layouts: Layouts) -> None:
+    def __init__(self, trees: Path, layouts: Layouts, damage: DamageBook | None = None) -> None:
         self.trees = trees
+        self.damage = damage or DamageBook()
         self.layouts = layouts
         self._lock = threading.Lock()
         self._open: dict[ManifestId, _OpenTree] = {}
         self._idle: set[ManifestId] = set()
-        self._rotten: dict[ManifestId, set[int]] = {}
 
     def path(self, manifest: ManifestId) -> Path:
         return self.trees / manifest.hex()
@@ -125,8 +127,20 @@ class TreeStore:
 
     def rotten(self, manifest: ManifestId) -> frozenset[int]:
         """The numbers of chunks that were found damaged here and not repaired since."""
-        with self._lock:
-            return frozenset(self._rotten.get(manifest, ()))
+        return self.damage.chunks(manifest)
+
+    def read_chunk(self, layout: Layout, at: int) -> memoryview | None:
+        """A chunk from whichever of its places holds it, None when none does.
+
+        Raises NotFound when the tree is not here.
+        """
+        part = memoryview(bytearray(layout.length(at)))
+        with self._reading(layout.manifest, layout) as tree:
+            try:
+                self._fill_from_repeat(tree, layout, at, part, including_itself=True)
+            except ChunkCorrupt:
+                return None
+        return part
 
     def release_idle(self, now: float) -> None:
         """Close trees that were not served since the last call, and forget idle layouts."""
@@ -144,13 +158,12 @@ class TreeStore:
 
     # -- damage
 
-    def replaced(self, manifest: ManifestId) -> None:
-        """Another tree stands in the place of one that was damaged: forget the old one."""
+    def reopen(self, manifest: ManifestId) -> None:
+        """Something in the tree was made anew: what is open of it may be of the old."""
         with self._lock:
             tree = self._open.pop(manifest, None)
             if tree is not None:
                 self._release(tree)
-            self._rotten.pop(manifest, None)
 
     def verify(
         self,
@@ -163,18 +176,57 @@ class TreeStore:
 
         Raises DocumentMissing when the manifest is not here whole, StorageError.
         """
+        return self._look(manifest, lambda _: True, progress, stopped)
+
+    def survey(
+        self, manifest: ManifestId, *, stopped: Callable[[], bool] = lambda: False
+    ) -> list[Damage]:
+        """`verify` that reads only what is known to be damaged or looks changed."""
+        known = self.damage.of(manifest)
         layout = self.layouts.get(manifest)
-        damages = verify_tree(layout, self.path(manifest), progress=progress, stopped=stopped)
-        if not stopped():
-            with self._lock:
-                self._rotten.pop(manifest, None)
+        numbers = () if known is None else known.chunks
+        files = {place.file for at in numbers for place in layout.places(at)}
+        if known is not None:
+            files.update(layout.place(at).file for damage in known.entries for at in damage.chunks)
+        everything = known is not None and known.unread
+        return self._look(manifest, lambda file: everything or file.number in files, None, stopped)
+
+    def _look(
+        self,
+        manifest: ManifestId,
+        reads: Callable[[FileEntry], bool],
+        progress: Callable[[int], None] | None,
+        stopped: Callable[[], bool],
+    ) -> list[Damage]:
+        layout = self.layouts.get(manifest)
+        damages = verify_tree(
+            layout, self.path(manifest), progress=progress, stopped=stopped, reads=reads
+        )
         rotten = {layout.home(at) for damage in damages for at in damage.chunks}
         if damages:
             log.warning("tree_damaged", manifest=manifest.hex(), entries=len(damages),
                         chunks=len(rotten))  # fmt: skip
-            with self._lock:
-                self._rotten.setdefault(manifest, set()).update(rotten)
+        if not stopped():
+            self.damage.found(manifest, rotten, damages)
+        elif rotten:
+            self.damage.mark(manifest, rotten)
         return damages
+
+    def check_file(self, manifest: ManifestId, path: str) -> None:
+        """Read one file of a tree and mark what does not hold; raises DocumentMissing."""
+        layout = self.layouts.get(manifest)
+        file = next((one for one in layout.files if one.path == path), None)
+        if file is None:
+            return
+        good: set[int] = set()
+        with contextlib.suppress(NotFound, OSError), self._reading(manifest, layout) as tree:
+            fd = tree.open_file(path)
+            try:
+                good = {at for at, data in check_chunks(fd, layout, chunks_of(file)) if data}
+            finally:
+                os.close(fd)
+        if bad := {layout.home(at) for at in chunks_of(file) if at not in good}:
+            self.damage.mark(manifest, bad)
 
     def repair(
         self,
@@ -189,12 +241,12 @@ class TreeStore:
         """
         layout = self.layouts.get(manifest)
         path = self.path(manifest)
-        repairing.mend_entries(layout, path, damages)
+        if damages:
+            repairing.mend_entries(layout, path, damages)
+            self.reopen(manifest)
         if chunks:
             repairing.write_chunks(layout, path, chunks)
-            healed = {layout.home(at) for at in chunks}
-            with self._lock:
-                self._rotten.get(manifest, set()).difference_update(healed)
+            self.damage.healed(manifest, {layout.home(at) for at in chunks})
             log.info("tree_repaired", manifest=manifest.hex(), chunks=len(chunks))
 
     def remove(self, manifest: ManifestId) -> None:
@@ -216,11 +268,8 @@ class TreeStore:
 
     def forget(self, manifest: ManifestId) -> None:
         """Another tree stands in its place: let go of the old, and of what was wrong with it."""
-        with self._lock:
-            tree = self._open.pop(manifest, None)
-            if tree is not None:
-                self._release(tree)
-            self._rotten.pop(manifest, None)
+        self.reopen(manifest)
+        self.damage.clear(manifest)
 
     def remove_leftovers(self) -> None:
         """Finish what a killed process began: removals, and the last step of placing a tree.
@@ -312,28 +361,30 @@ class TreeStore:
             log.warning("tree_file_unreadable", manifest=layout.manifest.hex(), path=path,
                         reason=error.strerror)  # fmt: skip
 
-    def _fill_from_repeat(self, tree: _OpenTree, layout: Layout, at: int, part: memoryview) -> None:
+    def _fill_from_repeat(
+        self,
+        tree: _OpenTree,
+        layout: Layout,
+        at: int,
+        part: memoryview,
+        *,
+        including_itself: bool = False,
+    ) -> None:
         ref = layout.chunk(at)
         for place in layout.places(at):
-            if place != layout.place(at):
+            if including_itself or place != layout.place(at):
                 self._read(tree, layout, place, part)
                 if blake3(part).digest() == ref.id:
                     return
         if not self.has(layout.manifest):
             # Removed while it was being read, which is no damage.
-            with self._lock:
-                self._rotten.pop(layout.manifest, None)
+            self.damage.clear(layout.manifest)
             raise self._not_here(layout.manifest)
         path = layout.files[layout.place(at).file].path
         raise ChunkCorrupt(ref.id, f"in {self.path(layout.manifest) / path}")
 
     def _mark(self, layout: Layout, at: int) -> None:
-        home = layout.home(at)
-        with self._lock:
-            rotten = self._rotten.setdefault(layout.manifest, set())
-            new = home not in rotten
-            rotten.add(home)
-        if new:
+        if self.damage.mark(layout.manifest, [layout.home(at)]):
             place = layout.place(at)
             log.warning("chunk_rotten", manifest=layout.manifest.hex(),
                         path=layout.files[place.file].path, offset=place.offset)  # fmt: skip

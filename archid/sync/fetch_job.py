@@ -1,4 +1,4 @@
-"""Brings one version here: manifest, pieces, spans, tree.
+"""Brings one version here: manifest, pieces, spans, tree; or what a damaged tree lacks.
 
 It runs the machine of `protocol.fetch` over the peers in `Sources`: the machine says whom to ask
 for what, this asks, has what comes verified and written by the store in worker threads, and tells
@@ -21,8 +21,9 @@ from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
 from archid.store.errors import ManifestUnfit
+from archid.store.filling import Filling
 from archid.store.library import Library
-from archid.store.staging import Staging
+from archid.store.mending import Mending
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.one_error import one_error
 from archid.sync.sources import Sources
@@ -68,6 +69,8 @@ class FetchJob:
         ask_first: bool = False,
     ) -> None:
         self.progress = progress
+        self.mends = False
+        """Whether a tree that stands was mended, rather than one placed."""
         self._ask_first = ask_first
         self._sources = sources
         self._manifest = sources.manifest
@@ -95,19 +98,47 @@ class FetchJob:
                 await self._fetch_pieces(root)
                 if self._ask_first:
                     await self._any_source()
-                await self._stage_and_place()
+                await self._mend_or_place()
                 nursery.cancel_scope.cancel()
         self.progress.placed(root.size_bytes)
         return root
 
-    async def _stage_and_place(self) -> None:
+    async def _mend_or_place(self) -> None:
         self.progress.fetching(self._sources.names())
         layout = await trio.to_thread.run_sync(self._library.layout, self._manifest)
+        await trio.to_thread.run_sync(self._library.look_again, self._manifest)
+        if self._library.holds(self._manifest):
+            await self._mend(layout)
+        else:
+            await self._stage_and_place(layout)
+
+    async def _mend(self, layout: Layout) -> None:
+        """A tree stands that is damaged: bring what it lacks into it."""
+        self.mends = True
+        mending = await self._mending(layout)
+        with self._spans.telling(self._manifest) as verified:
+            for span in mending.mended_spans():
+                verified(span.piece, span.n)
+            await self._fetch_spans(layout, mending, verified)
+        await trio.to_thread.run_sync(mending.finish)
+
+    async def _mending(self, layout: Layout) -> Mending:
+        made: list[Mending] = []
+
+        def look(*, stopped: Callable[[], bool]) -> None:
+            made.append(self._library.mend(layout, stopped=stopped))
+
+        await _stoppable(look)
+        return made[0]
+
+    async def _stage_and_place(self, layout: Layout) -> None:
         staging = await trio.to_thread.run_sync(self._library.stage, layout)
         try:
             await _stoppable(partial(self._library.adopt, staging))
             await trio.to_thread.run_sync(self._library.require_space, staging)
-            await self._fetch_spans(layout, staging)
+            with self._spans.telling(self._manifest) as verified:
+                self._library.share(staging)
+                await self._fetch_spans(layout, staging, verified)
             self.progress.state = FetchState.PLACING
             self._tell(force=True)
             await trio.to_thread.run_sync(self._library.place, staging)
@@ -193,32 +224,32 @@ class FetchJob:
 
     # Spans
 
-    async def _fetch_spans(self, layout: Layout, staging: Staging) -> None:
-        self.progress.held_bytes = staging.held_bytes
+    async def _fetch_spans(
+        self, layout: Layout, filling: Filling, verified: Callable[[PieceId, int], None]
+    ) -> None:
+        self.progress.held_bytes = filling.held_bytes
         self._events.publish(
             "fetch.started",
             manifest=self._manifest.hex(),
             script=layout.root.name,
             size_bytes=layout.root.size_bytes,
-            held_bytes=staging.held_bytes,
+            held_bytes=filling.held_bytes,
         )
-        if staging.is_complete:
+        if filling.is_complete:
             return
         planned = await trio.to_thread.run_sync(
-            partial(plan_spans, layout, staging, seed=self._seed)
+            partial(plan_spans, layout, filling, seed=self._seed)
         )
-        with self._spans.telling(self._manifest) as verified:
-            self._library.share(staging)
-            run = SpanRun(
-                planned,
-                staging,
-                sources=self._sources,
-                progress=self.progress,
-                tell=self._tell,
-                verified=verified,
-                report_liar=self._report_liar,
-            )
-            await run.run()
+        run = SpanRun(
+            planned,
+            filling,
+            sources=self._sources,
+            progress=self.progress,
+            tell=self._tell,
+            verified=verified,
+            report_liar=self._report_liar,
+        )
+        await run.run()
 
     def _report_liar(self, peer: Peer, why: str) -> None:
         name = peer.facts.name

@@ -1,8 +1,9 @@
 """Fetches what is wanted, most urgent first, again and again until it is here.
 
 What is wanted is said as a whole by whoever knows (`deliveries` on an ICE server, `replicator` on
-a REPO); what is no longer wanted is stopped. A fetch that failed is tried again after a while;
-what it had verified stays staged.
+a REPO); what is no longer wanted is stopped. A tree that is here and damaged comes before all
+else, since others count on it and little of it is missing. A fetch that failed is tried again
+after a while; what it had verified stays staged.
 """
 
 from __future__ import annotations
@@ -152,8 +153,9 @@ class Fetcher:
         due = [want for want in self._waiting() if self._due_in_s(want) <= 0]
         return min(due, key=self._rank, default=None)
 
-    def _rank(self, want: Want) -> tuple[bool, int, ManifestId]:
-        return want.manifest not in self._hurried, want.urgency, want.manifest
+    def _rank(self, want: Want) -> tuple[bool, bool, int, ManifestId]:
+        mends = self._library.holds(want.manifest)
+        return not mends, want.manifest not in self._hurried, want.urgency, want.manifest
 
     def _waiting(self) -> list[Want]:
         """What is wanted, not here, and not being fetched."""
@@ -164,7 +166,8 @@ class Fetcher:
         ]
 
     def _is_held(self, manifest: ManifestId) -> bool:
-        if not self._library.holds(manifest):
+        """Whether it is here and nothing is known to be wrong with it."""
+        if not self._library.holds(manifest) or self._library.damage.of(manifest) is not None:
             return False
         progress = self.progress[manifest]
         if progress.state is not FetchState.HELD:
@@ -174,7 +177,7 @@ class Fetcher:
     def _due_in_s(self, want: Want) -> float:
         retry = self._retries.get(want.manifest)
         retry_s = retry.at - trio.current_time() if retry is not None else -math.inf
-        if want.manifest in self._undated:
+        if want.manifest in self._undated or self._library.holds(want.manifest):
             return retry_s
         return max(want.not_before_s - self._clock(), retry_s)
 
@@ -231,7 +234,10 @@ class Fetcher:
             self._wanted.fire()
             if root is None and self._library.holds(manifest):
                 self.placed.fire()  # stopped when all was done but to say so
-        if root is not None:
+        if root is not None and fetch.mends:
+            self._retries.pop(manifest, None)
+            self.placed.fire()
+        elif root is not None:
             await self._finished(root, job.progress)
         elif job.yields:
             self._try_again(manifest, ask_first=True)

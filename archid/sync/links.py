@@ -16,7 +16,7 @@ from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerLost
 from archid.net.peer import Peer
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
-from archid.store.errors import ChunkCorrupt, DocumentMissing
+from archid.store.errors import DocumentMissing
 from archid.store.library import Library
 from archid.sync.access import Access
 from archid.sync.address_book import AddressBook
@@ -28,7 +28,7 @@ from archid.sync.trust_keeper import TrustKeeper
 from archid.sync.trust_restoring import decode_envelope
 from protocol.errors import ProtocolError
 from protocol.grants import LeafDocument, Proof
-from protocol.ids import ManifestId, NodeId
+from protocol.ids import NodeId
 from protocol.messages import (
     ErrorCode,
     HaveUpdate,
@@ -64,7 +64,6 @@ class Links:
         library: Library,
         addresses: AddressBook,
         states: NodeStates,
-        on_damage: Callable[[ManifestId, ChunkCorrupt], Awaitable[None]],
         on_admitted: OnAdmitted = _nothing,
     ) -> None:
         self._keeper = keeper
@@ -74,7 +73,6 @@ class Links:
         self._library = library
         self._addresses = addresses
         self._states = states
-        self._on_damage = on_damage
         self._on_admitted = on_admitted
 
     async def session(self, peer: Peer) -> None:
@@ -101,7 +99,6 @@ class Links:
             documents=self._keeper.documents,
             library=self._library,
             spans=self._directory.spans,
-            on_damage=self._on_damage,
         )
         self._directory.add(peer)
         try:

@@ -8,7 +8,7 @@ connection lives on; only a peer that was revoked is cut off.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -79,7 +79,6 @@ class Session:
         documents: DocumentStore,
         library: Library,
         spans: SpanExchange,
-        on_damage: Callable[[ManifestId, ChunkCorrupt], Awaitable[None]],
     ) -> None:
         self._peer = peer
         self._access = access
@@ -88,7 +87,8 @@ class Session:
         self._library = library
         self._spans = spans
         self._following: dict[ManifestId, tuple[SpanNews, int]] = {}
-        self._on_damage = on_damage
+        self._owed: set[ManifestId] = set()
+        """Versions with spans that are damaged here: the peer is told when they are repaired."""
 
     async def run(self) -> None:
         """Answer until the peer is gone."""
@@ -225,7 +225,8 @@ class Session:
         # Looked at first: what is verified meanwhile is told twice rather than not at all.
         news = self._spans.news(manifest)
         told = len(news.came) if news else 0
-        if self._library.holds(manifest):
+        damaged = self._library.damage.chunks(manifest)
+        if self._library.holds(manifest) and not damaged:
             return HaveAnswer(request.request, complete=True, bitmaps=())
         bitmaps = await trio.to_thread.run_sync(self._library.shared_bitmaps, manifest)
         if bitmaps is None:
@@ -233,6 +234,8 @@ class Session:
         if news is not None:
             self._following[manifest] = (news, told)
             self._spans.changed.fire()  # some may have come before this was followed
+        elif damaged:
+            self._owed.add(manifest)
         return HaveAnswer(request.request, complete=False, bitmaps=tuple(bitmaps))
 
     async def _tell_spans(self) -> None:
@@ -240,6 +243,10 @@ class Session:
         seen = -1
         while True:
             seen = await self._spans.changed.wait(seen)
+            for manifest in tuple(self._owed):
+                if news := self._spans.news(manifest):
+                    self._owed.discard(manifest)
+                    self._following[manifest] = (news, 0)
             for manifest, (news, told) in list(self._following.items()):
                 try:
                     self._access.judge_again()
@@ -289,7 +296,9 @@ class Session:
             )
         except ChunkCorrupt as error:
             _sparing.error("chunk_rotten", manifest=request.manifest.short, chunk=error.chunk.short)
-            await self._on_damage(request.manifest, error)
+            if self._library.holds(request.manifest):
+                self._owed.add(request.manifest)
+            self._spans.changed.fire()  # it may be under repair already
             raise Refusal(
                 ErrorCode.CHUNK_CORRUPT, "a chunk of that span is damaged here"
             ) from error

@@ -22,7 +22,7 @@ from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
 from archid.store.errors import ChunkCorrupt
-from archid.store.staging import SpanBytes, Staging
+from archid.store.filling import Filling, SpanBytes
 from archid.sync.fetch_progress import FetchProgress
 from archid.sync.one_error import one_error
 from archid.sync.sources import HaveMap, Sources
@@ -71,16 +71,16 @@ class PlannedSpans(NamedTuple):
     spans: dict[SpanKey, Span]
 
 
-def plan_spans(layout: Layout, staging: Staging, *, seed: bytes) -> PlannedSpans:
+def plan_spans(layout: Layout, filling: Filling, *, seed: bytes) -> PlannedSpans:
     """What is to be fetched of a version; takes time with the number of its chunks."""
     spans = {SpanKey(span.piece_index, span.n): span for span in layout.spans}
     keys = list(spans)
-    held = {keys[n] for n in staging.held_spans()}
+    held = {keys[n] for n in filling.held_spans()}
     sizes = [layout.wanted_bytes(span) for span in layout.spans]
     partly = {
         key
         for key, span in spans.items()
-        if key not in held and staging.skip(span) != layout.others(span)
+        if key not in held and filling.skip(span) != layout.others(span)
     }
     return PlannedSpans(FetchPlan(keys, sizes, held, by_name=partly, seed=seed), spans)
 
@@ -100,7 +100,7 @@ class SpanRun:
     def __init__(
         self,
         planned: PlannedSpans,
-        staging: Staging,
+        filling: Filling,
         *,
         sources: Sources,
         progress: FetchProgress,
@@ -110,14 +110,14 @@ class SpanRun:
     ) -> None:
         self._plan, self._spans = planned
         self._piece_index = {span.piece: span.piece_index for span in self._spans.values()}
-        self._staging = staging
-        self._manifest = staging.layout.manifest
+        self._filling = filling
+        self._manifest = filling.layout.manifest
         self._sources = sources
         self._progress = progress
         self._tell = tell
         self._verified = verified
         self._report_liar = report_liar
-        self._writer = SpanWriter(staging)
+        self._writer = SpanWriter(filling)
         self._happened, self._inbox = trio.open_memory_channel[FetchEvent](math.inf)
         self._joined: dict[PeerName, _Joined] = {}
         self._asked: dict[tuple[Peer, SpanKey], trio.CancelScope] = {}
@@ -182,7 +182,7 @@ class SpanRun:
         index = self._piece_index.get(piece)
         key = None if index is None else SpanKey(index, n)
         # Each once: whoever repeats itself costs no steps.
-        if key in self._spans and key not in joined.told and not joined.have.complete:
+        if key in self._spans and key not in joined.told:
             joined.told.add(key)
             self._happened.send_nowait(PeerHas(peer.node, key))
         return True
@@ -279,7 +279,7 @@ class SpanRun:
             span = self._spans[picked[0]]
             if answer.piece != span.piece:
                 return SpanCorrupt(peer.node, picked[0])
-            return await self._take(peer, picked[0], self._staging.layout.others(span), answer)
+            return await self._take(peer, picked[0], self._filling.layout.others(span), answer)
         if picked:
             return self._refused(peer, picked[0], code)
         joined = self._joined.get(peer.node)
@@ -294,7 +294,7 @@ class SpanRun:
     async def _fetch(self, peer: Peer, key: SpanKey) -> FetchEvent | None:
         """Ask for one span and have it written; None when the peer's loss says it all."""
         span = self._spans[key]
-        skip = self._staging.skip(span)
+        skip = self._filling.skip(span)
         try:
             answer = await peer.request(
                 GetSpan(0, self._manifest, span.piece, span.n, skip), SpanAnswer
@@ -319,14 +319,17 @@ class SpanRun:
         except ChunkCorrupt as fault:
             log.warning("span_corrupt", node=peer.node.short, why=str(fault))
             return SpanCorrupt(peer.node, key)
-        self._progress.held_bytes = self._staging.held_bytes
+        self._progress.held_bytes = self._filling.held_bytes
         self._verified(span.piece, span.n)
         return SpanReceived(peer.node, key)
 
     def _refused(self, peer: Peer, key: SpanKey, code: ErrorCode) -> FetchEvent | None:
         """Unless the node has come back over another connection, which was asked anew."""
         joined = self._joined.get(peer.node)
-        return SpanRefused(peer.node, key, code) if joined and joined.peer is peer else None
+        if joined is None or joined.peer is not peer:
+            return None
+        joined.told.discard(key)  # it may say anew that it holds it
+        return SpanRefused(peer.node, key, code)
 
     def _cancel(self, peer: Peer, key: SpanKey) -> None:
         if scope := self._asked.get((peer, key)):

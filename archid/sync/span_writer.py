@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import trio
 
 from archid.store.errors import ChunkCorrupt
-from archid.store.staging import SpanBytes, Staging
+from archid.store.filling import Filling, SpanBytes
 
 
 @dataclass(eq=False)
@@ -24,10 +24,10 @@ class _Waiting:
 
 
 class SpanWriter:
-    """Writes into one staging; any number of tasks may wait for their spans."""
+    """Writes into one version; any number of tasks may wait for their spans."""
 
-    def __init__(self, staging: Staging) -> None:
-        self._staging = staging
+    def __init__(self, filling: Filling) -> None:
+        self._filling = filling
         self._turn = trio.StrictFIFOLock()
         self._waiting: list[_Waiting] = []
 
@@ -52,7 +52,7 @@ class SpanWriter:
     async def _write_waiting(self) -> None:
         batch = tuple(self._waiting)
         faults = await trio.to_thread.run_sync(
-            self._staging.write_spans, [one.received for one in batch]
+            self._filling.write_spans, [one.received for one in batch]
         )
         for one, fault in zip(batch, faults, strict=True):
             one.done, one.fault = True, fault

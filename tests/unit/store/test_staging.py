@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from archid.store import syscalls
 from archid.store.errors import ChunkCorrupt, ChunkMissing, DiskFull, StoreReadOnly
+from archid.store.filling import SpanBytes
 from archid.store.placing import remove_superseded
-from archid.store.staging import SpanBytes, Staging
+from archid.store.staging import Staging
 from archid.store.tree_folder import remove_tree
 from tests.unit.store.trees import (
     FOLDER,

@@ -11,7 +11,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from archid.store.documents import DocumentStore
-from archid.store.staging import SpanBytes, Staging
+from archid.store.filling import SpanBytes
+from archid.store.staging import Staging
 from protocol.envelope import Envelope
 from protocol.ids import FleetId, ManifestId, PieceId
 from protocol.layout import FileEntry, Layout, Span

@@ -27,7 +27,6 @@ from archid.net.trusted_doorkeeper import TrustedDoorkeeper
 from archid.store.bundles import Bundles
 from archid.store.database import Database
 from archid.store.documents import DocumentStore
-from archid.store.errors import ChunkCorrupt
 from archid.store.index import MIGRATIONS as INDEX_MIGRATIONS
 from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
@@ -319,7 +318,6 @@ class SyncNode:
             account=_nothing_to_say,
             clock=self.clock,
         )
-        self.damages: list[tuple[ManifestId, ChunkCorrupt]] = []
         self.links = Links(
             keeper=self.keeper,
             doorkeeper=self.doorkeeper,
@@ -328,11 +326,7 @@ class SyncNode:
             library=self.library,
             addresses=self.addresses,
             states=self.states,
-            on_damage=self._note_damage,
         )
-
-    async def _note_damage(self, manifest: ManifestId, fault: ChunkCorrupt) -> None:
-        self.damages.append((manifest, fault))
 
     @property
     def id(self) -> NodeId:

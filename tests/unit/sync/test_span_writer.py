@@ -11,8 +11,9 @@ import trio
 import trio.testing
 
 from archid.store.errors import ChunkCorrupt, DiskFull
+from archid.store.filling import SpanBytes
 from archid.store.layout import StatePaths
-from archid.store.staging import SpanBytes, Staging
+from archid.store.staging import Staging
 from archid.sync.span_writer import SpanWriter
 from tests.unit.store.trees import File, Version, random_bytes, version_of
 
