@@ -10,8 +10,9 @@ import trio
 from archid.control.connection import Exchange, Handler
 from archid.control.credentials import Caller
 from archid.log import get_logger
+from archid.store.about import About
 from archid.store.bundles import BundleId
-from archid.store.library import About, Library
+from archid.store.library import Library
 from archid.sync.fetcher import Fetcher
 from archid.sync.switching import Switcher
 from protocol.ids import ManifestId

@@ -17,7 +17,7 @@ class About(NamedTuple):
     @property
     def words(self) -> str:
         """As people speak of it."""
-        return f"{self.name}, version {self.version}" if self.name else "a script"
+        return f"{self.name} version {self.version}" if self.name else "a script"
 
 
 UNKNOWN: Final = About(name="", kind="", version=0, files=0, size_bytes=0)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import trio
 
+from archid.errors import StorageError
 from archid.log import get_logger
 from archid.store import upkeep
 from archid.store.database import Database
@@ -146,6 +147,22 @@ class ChunkIndex:
         for start in range(0, len(chunks), LOOKUP_BATCH):
             found.update(self._database.transact(_find, chunks[start : start + LOOKUP_BATCH]))
         return found
+
+    def follow(
+        self,
+        standing: Mapping[ManifestId, Path],
+        layout_of: Callable[[ManifestId], Layout | None],
+    ) -> None:
+        """Let the index say what stands; blocks. Without it, there is only more to fetch."""
+        try:
+            indexed = {tree.manifest for tree in self.trees_blocking()}
+            for manifest in indexed.difference(standing):
+                self.remove_tree_blocking(manifest)
+            for manifest, path in standing.items():
+                if manifest not in indexed and (layout := layout_of(manifest)) is not None:
+                    self.add_tree_blocking(manifest, layout, path)
+        except StorageError as error:
+            log.error("index_unusable", why=error.sentence)
 
     def rebuild(self, trees: Mapping[ManifestId, Path], layouts: Iterable[Layout]) -> None:
         """Make the index say exactly what is in `trees`; blocks; used when node.db was lost.

@@ -22,12 +22,7 @@ from archid.store.adoption import Adopted, adopt_local
 from archid.store.bundles import Bundles
 from archid.store.damage import DamageBook
 from archid.store.documents import DocumentStore
-from archid.store.errors import (
-    DatabaseDamaged,
-    DiskFull,
-    DocumentMissing,
-    storage_error,
-)
+from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing, storage_error
 from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
 from archid.store.mending import Mending
@@ -85,7 +80,7 @@ class Library:
         for damaged in self.damage.all():
             if damaged.manifest not in standing:
                 self.damage.clear(damaged.manifest)
-        self._mend_index(standing)
+        self._index.follow({one: self.trees.path(one) for one in standing}, self._layout_at_hand)
         whole = []
         for manifest in standing:
             try:
@@ -103,19 +98,10 @@ class Library:
         if missing := self.documents.missing_pieces(pieces):
             raise DocumentMissing("pieces", missing[0].hex())
 
-    def _mend_index(self, standing: Sequence[ManifestId]) -> None:
-        """Let the index say what stands; without it, there is only more to fetch."""
-        try:
-            indexed = {tree.manifest for tree in self._index.trees_blocking()}
-            for manifest in indexed.difference(standing):
-                self._index.remove_tree_blocking(manifest)
-            for manifest in standing:
-                if manifest not in indexed:
-                    with contextlib.suppress(DocumentMissing):
-                        layout = self.layout(manifest)
-                        self._index.add_tree_blocking(manifest, layout, self.trees.path(manifest))
-        except StorageError as error:
-            log.error("index_unusable", why=error.sentence)
+    def _layout_at_hand(self, manifest: ManifestId) -> Layout | None:
+        with contextlib.suppress(DocumentMissing):
+            return self.layout(manifest)
+        return None
 
     # What is here
 
@@ -261,7 +247,7 @@ class Library:
 
     def add_placed(self, manifest: ManifestId) -> None:
         """A tree has come to stand: index it, then count it as held."""
-        self.trees.forget(manifest)
+        self.trees.reopen(manifest)
         try:
             self._index.add_tree_blocking(
                 manifest, self.layout(manifest), self.trees.path(manifest)
@@ -271,6 +257,7 @@ class Library:
             log.error("index_unusable", why=error.sentence)
         with self._lock:
             self._held.add(manifest)
+        self.damage.clear(manifest)
 
     def look_again(self, manifest: ManifestId) -> None:
         """Count a tree as missing if somebody took it away."""
@@ -393,13 +380,8 @@ class Library:
                 indexes += [spans[n] for _, n in members if n < len(spans)]
         if staging is not None:
             return layout, [n for n in indexes if staging.is_span_held(layout.spans[n])]
-        if rotten := self.trees.rotten(manifest):
-            indexes = [
-                n
-                for n in indexes
-                if not any(layout.home(at) in rotten for at in layout.spans[n].chunks)
-            ]
-        return layout, indexes
+        rotten = self.trees.rotten(manifest)
+        return layout, [n for n in indexes if rotten.isdisjoint(layout.spans[n].chunks)]
 
     def held_bytes(self) -> int:
         """The content of all trees here, what they share counted each time."""

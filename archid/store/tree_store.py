@@ -252,7 +252,8 @@ class TreeStore:
     def remove(self, manifest: ManifestId) -> None:
         """Remove a tree; readers that have files open keep them. Raises StorageError."""
         self.layouts.forget(manifest)
-        self.forget(manifest)
+        self.reopen(manifest)
+        self.damage.clear(manifest)
         path = self.path(manifest)
         # Under another name first: a tree that is half removed must not pass for a whole one.
         going = self.trees / f".removed-{manifest.hex()}"
@@ -265,11 +266,6 @@ class TreeStore:
             remove_tree(going)
         except OSError as error:
             raise storage_error(error, path) from error
-
-    def forget(self, manifest: ManifestId) -> None:
-        """Another tree stands in its place: let go of the old, and of what was wrong with it."""
-        self.reopen(manifest)
-        self.damage.clear(manifest)
 
     def remove_leftovers(self) -> None:
         """Finish what a killed process began: removals, and the last step of placing a tree.

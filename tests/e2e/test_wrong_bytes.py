@@ -132,7 +132,7 @@ def fleet(
     tmp_path_factory: pytest.TempPathFactory, sources: dict[str, Path]
 ) -> Iterator[LocalFleet]:
     """A central, two REPOs with everything, and rooms that were never switched on."""
-    reported = ("peer_sent_wrong_bytes", "chunk_rotten")
+    reported = ("peer_sent_wrong_bytes", "chunk_rotten", "tree_damaged")
     with watched_fleet(tmp_path_factory.mktemp("wrong"), expect=reported) as fleet:
         fleet.found()
         liar = fleet.join("liar", "repo", site="paris")
@@ -260,7 +260,7 @@ def test_a_repo_whose_disk_rots_says_so_and_the_room_gets_the_rest_elsewhere(
 
     with EventTap(rotten) as tap:
         room.process.start()
-        alarm = tap.wait("alarm", lambda event: event["code"] == "chunk_corrupt")
+        alarm = tap.wait("alarm", lambda event: event["code"] == "tree_damaged")
         assert alarm["manifest"] == manifest.hex()
         # All but the damaged span comes from the rotten one: rot is not a lie.
         room.wait(
@@ -277,6 +277,9 @@ def test_a_repo_whose_disk_rots_says_so_and_the_room_gets_the_rest_elsewhere(
     [tree] = [tree for tree in json.loads(damaged.stdout)["trees"] if not tree["ok"]]
     assert [damage["path"] for damage in tree["damage"]] == ["reels/2.led"]
 
-    start_central(fleet, [room])
+    with EventTap(rotten) as tap:
+        start_central(fleet, [room])
+        tap.wait("tree.repaired", lambda event: event["manifest"] == manifest.hex())
     check_whole(room, sources)
+    check_arrived(sources["feature"], film)
     assert "peer_sent_wrong_bytes" not in room.log.read_text()
