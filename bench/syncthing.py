@@ -146,14 +146,15 @@ class Syncthing:
             # The database may say so a little after the event: then it is asked again.
             wait_s = EVENT_WAIT_S if idle is None else 0
             for event in self.get(
-                f"events?since={since}&timeout={wait_s}&events=RemoteIndexUpdated,StateChanged",
+                # All kinds: a chosen few are only kept from the first question on.
+                f"events?since={since}&timeout={wait_s}",
                 timeout_s=EVENT_WAIT_S + 10,
             ):
                 since = event["id"]
                 at_s = seconds_of(event["time"])
                 if event["type"] == "RemoteIndexUpdated":
                     began = began if began is not None else at_s
-                elif began is not None:
+                elif event["type"] == "StateChanged" and began is not None:
                     idle = at_s if event["data"]["to"] == "idle" else None
             if began is not None and idle is not None:
                 found = self.get(f"db/status?folder={FOLDER}")
