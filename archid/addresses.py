@@ -36,6 +36,14 @@ class Address:
         except ValueError:
             return False
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
 
 def parse_address(text: str, *, any_port: bool = False) -> Address:
     """Read ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``; the port defaults to 4777.

@@ -28,6 +28,7 @@ from archid.config_fields import (
     Duration,
     GroupName,
     ListenAddresses,
+    MetricsAddress,
     NodeName,
     Size,
     SocketPath,
@@ -103,6 +104,12 @@ class LogSettings(_Section):
     format: Literal["auto", "json", "console"] = "auto"
 
 
+class MetricsSettings(_Section):
+    """Where Prometheus reads this node's figures."""
+
+    listen: MetricsAddress = None
+
+
 class CentralSettings(_Section):
     """What only central has."""
 
@@ -133,6 +140,7 @@ class Config(_Section):
     player: PlayerSettings = PlayerSettings()
     control: ControlSettings = ControlSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
     central: CentralSettings = CentralSettings()
 
     @model_validator(mode="after")
@@ -143,6 +151,18 @@ class Config(_Section):
                 " role 'central' reads it"
             )
         return self
+
+
+def warnings(config: Config) -> list[str]:
+    """What is allowed and should be known, a sentence each."""
+    found = []
+    address = config.metrics.listen
+    if address is not None and not address.is_loopback:
+        found.append(
+            f"[metrics] listen is {address}: whoever reaches that address can read this node's"
+            " figures, there is no password"
+        )
+    return found
 
 
 def parse_config(text: str, *, source: str) -> Config:

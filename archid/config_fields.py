@@ -19,6 +19,8 @@ from archid.quantities import parse_duration, parse_size
 
 MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero
 
+METRICS_PORT: Final = 9764
+
 _GROUP: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
@@ -75,6 +77,17 @@ def _dialled_address(text: str) -> Address:
     return address
 
 
+def _metrics_address(text: str) -> Address | None:
+    if not text:
+        return None
+    address = parse_address(text, any_port=True)
+    return Address(address.host, METRICS_PORT) if _has_no_port(text) else address
+
+
+def _has_no_port(text: str) -> bool:
+    return ":" not in text.rpartition("]")[2]
+
+
 def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text and not pattern.fullmatch(text):
@@ -107,5 +120,6 @@ NodeName = Annotated[
     ),
 ]
 DatabaseUrl = Annotated[str, BeforeValidator(_from_text(_database_url))]
+MetricsAddress = Annotated[Address | None, BeforeValidator(_from_text(_metrics_address))]
 ListenAddresses = Annotated[tuple[Address, ...], BeforeValidator(_each(_listen_address))]
 DialledAddresses = Annotated[tuple[Address, ...], BeforeValidator(_each(_dialled_address))]

@@ -69,6 +69,8 @@ def _plain(name: str, value: object) -> Plain:
         return format_duration(value)
     if isinstance(value, tuple):
         return [str(item) for item in value]
+    if value is None:
+        return ""
     if isinstance(value, (Path, Address)):
         return str(value)
     if isinstance(value, int):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from archid.addresses import Address
 from archid.central.fleet_view import FleetView
@@ -69,7 +70,8 @@ class CentralSide:
         stack.callback(self._service.close)
         _explain_trees(state.library, self._service.publications())
         publish = PublishDialogue(self._service, library=state.library, events=events)
-        self._methods = CentralMethods(self._service, publish, FleetView(self._service, states))
+        self._view = FleetView(self._service, states)
+        self._methods = CentralMethods(self._service, publish, self._view)
         self._homecoming = Homecoming(
             self._service,
             node=state.identity.node_id,
@@ -100,6 +102,10 @@ class CentralSide:
     async def on_admitted(self, peer: Peer) -> None:
         """Ask every peer for its newest head; raises what `Peer.request` raises."""
         await self._homecoming.on_admitted(peer)
+
+    async def fleet(self) -> dict[str, Any]:
+        """The whole fleet, as the method ``fleet`` answers."""
+        return await self._view.fleet()
 
     def reasons(self) -> Sequence[Reason]:
         """What of central's own needs attention."""

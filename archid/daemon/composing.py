@@ -26,6 +26,7 @@ from archid.control.delivery_methods import FetchMethods, SwitchMethods
 from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
+from archid.daemon.metrics_side import MetricsSide
 from archid.daemon.opening import OpenState
 from archid.daemon.reloading import Reloader
 from archid.daemon.runtime import give_back_memory
@@ -180,6 +181,9 @@ class Node:
         self.dialer = Dialer(
             self.switchboard, DialerSettings(), random=SystemRandom(), now=time.time
         )
+        self._metrics = MetricsSide(
+            config.metrics.listen, self._central.fleet if self._central else None
+        )
         self._status = self._make_status()
 
     def _open_central(self, stack: ExitStack) -> CentralSide | None:
@@ -246,6 +250,7 @@ class Node:
             self._follow_roots,
             self._release_idle,
             show_life,
+            lambda: self._metrics.run(self._status),
         ]
         if self._services.holds_everything:
             tasks += [self._run_listings, self._replicator.run]
@@ -348,8 +353,11 @@ class Node:
             documents=self._state.documents,
             started_s=int(time.time()),
             deliveries=self.deliveries,
-            extra_reasons=self._central.reasons if self._central else _no_reasons,
+            extra_reasons=self._reasons,
         )
+
+    def _reasons(self) -> Sequence[Reason]:
+        return (*(self._central.reasons() if self._central else ()), *self._metrics.reasons())
 
     async def _account(self) -> Account:
         return await account_of(self._status)
@@ -387,7 +395,3 @@ class Node:
 
 async def _nothing(_peer: Peer) -> None:
     return
-
-
-def _no_reasons() -> Sequence[Reason]:
-    return ()

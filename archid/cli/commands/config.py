@@ -18,11 +18,16 @@ def command() -> None:
 @session_command("check")
 def check(session: Session) -> None:
     """Check the configuration file; exit code 2 and the line if something is wrong in it."""
+    from archid.config import warnings
+
     config = session.config()
     path = session.effective_config_path
-    result = {"path": str(path), "ok": True, "role": config.node.role, "warnings": []}
+    found = warnings(config)
+    result = {"path": str(path), "ok": True, "role": config.node.role, "warnings": found}
     session.screen.result(
-        result, Text(f"{path} is a correct configuration of the role {config.node.role}.")
+        result,
+        Text(f"{path} is a correct configuration of the role {config.node.role}."),
+        *(Text(f"Note: {sentence}.", style="attention") for sentence in found),
     )
 
 
