@@ -71,6 +71,7 @@ class StorageSettings(_Section):
     state: AbsolutePath = Path("/var/lib/archid")
     scripts: AbsolutePath = Path("/srv/archid")
     keep_free_bytes: Size = Field(default=2**30, alias="keep_free")
+    keep_ungranted: Duration = timedelta(days=7)
 
     @model_validator(mode="after")
     def _keep_apart(self) -> StorageSettings:

@@ -17,7 +17,8 @@ import trio
 
 from archid.control import wire
 from archid.control.credentials import Caller, refusal
-from archid.control.schema import METHODS, Method
+from archid.control.method import Method
+from archid.control.schema import METHODS
 from archid.control.validation import Invalid, check
 from archid.errors import ArchidError, Unavailable, UsageError
 from archid.log import get_logger

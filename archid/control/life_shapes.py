@@ -40,3 +40,30 @@ ROLLED_BACK: Final = opened(
     held_generation=COUNT,
     scripts=array(opened(kind=KIND, manifest=HASH, script=TEXT, version=nullable(COUNT))),
 )
+
+GARBAGE: Final = opened(
+    kind={"enum": ["bundle", "tree", "staging", "manifest", "pieces", "lists", "pages"]},
+    id=TEXT,
+    name=TEXT,
+    size_bytes=BYTES,
+    why=TEXT,
+)
+
+COLLECTED: Final = opened(
+    dry_run=BOOLEAN,
+    size_bytes=BYTES,
+    gone=array(GARBAGE),
+    waiting=array(GARBAGE),
+    failed=array(TEXT),
+)
+
+PIN: Final = opened(
+    manifest=HASH,
+    script=TEXT,
+    version=nullable(COUNT),
+    size_bytes=nullable(BYTES),
+    held=BOOLEAN,
+    name=TEXT,
+    by=TEXT,
+    at_s=TIME,
+)

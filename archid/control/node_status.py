@@ -74,6 +74,7 @@ class NodeStatus:
     started_s: int
     deliveries: Deliveries | None = None
     extra_reasons: Callable[[], Sequence[Reason]] = lambda: ()
+    pins: Callable[[], list[dict[str, Any]]] = list
     clock: Callable[[], float] = time.time
 
     async def status(self) -> dict[str, Any]:
@@ -123,6 +124,7 @@ class NodeStatus:
                 "gossip_sent_bytes": traffic.gossip_bytes_sent,
                 "nodes": self.nodes_met(),
             },
+            "pins": await trio.to_thread.run_sync(self.pins),
         }
 
     def health(self) -> tuple[str, list[Reason], list[Delivery]]:

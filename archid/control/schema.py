@@ -12,10 +12,12 @@ UTC unless they are durations, sizes bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
-from archid.control.life_shapes import ACTIVATED, FETCHED_VERSION, ROLLED_BACK
+from archid.control.life_schema import LIFE_METHODS
+from archid.control.life_shapes import PIN
+from archid.control.method import ALL_ROLES as ALL_ROLES  # noqa: PLC0414 - what others import
+from archid.control.method import NAME, PLACE, Method
 from archid.control.shapes import (
     BOOLEAN,
     BYTES,
@@ -52,24 +54,6 @@ from archid.control.shapes import (
     text,
 )
 
-ALL_ROLES: Final = ("central", "repo", "ice")
-
-
-@dataclass(frozen=True)
-class Method:
-    """One request of the control socket."""
-
-    name: str
-    params: Schema
-    result: Schema
-    changes: bool = False
-    takes_input: bool = False
-    roles: tuple[str, ...] = ALL_ROLES
-    events: Schema = field(default_factory=lambda: opened(event=TEXT))
-
-
-NAME: Final = text(max_length=200, min_length=1)
-PLACE: Final = text(max_length=200)
 MAX_DEFINITION_CHARACTERS: Final = 512 * 1024
 
 STATUS: Final = opened(
@@ -100,6 +84,7 @@ STATUS: Final = opened(
         trees=COUNT,
     ),
     traffic=TRAFFIC,
+    pins=array(PIN),
 )
 
 RELEASE_SUMMARY_KEYS: Final = {
@@ -298,26 +283,6 @@ METHODS: Final[dict[str, Method]] = {
             roles=("central",),
         ),
         Method(
-            "fetch",
-            params=strict(name=NAME),
-            result=opened(versions=array(FETCHED_VERSION)),
-            changes=True,
-        ),
-        Method(
-            "activate",
-            params=strict(release=NAME, early=BOOLEAN),
-            result=ACTIVATED,
-            changes=True,
-            roles=("ice",),
-        ),
-        Method(
-            "rollback",
-            params=strict(release=NAME, reason=PLACE),
-            result=ROLLED_BACK,
-            changes=True,
-            roles=("ice",),
-        ),
-        Method(
             "events.subscribe",
             params=strict(prefixes=array(text(max_length=100), max_items=32)),
             result=opened(),
@@ -331,6 +296,7 @@ METHODS: Final[dict[str, Method]] = {
             roles=("repo", "ice"),
         ),
         Method("stop", params=strict(), result=opened(stopping=BOOLEAN), changes=True),
+        *LIFE_METHODS,
     )
 }
 

@@ -22,10 +22,11 @@ from archid import __version__
 from archid.addresses import Address
 from archid.config import Config
 from archid.control.account import account_of
-from archid.control.delivery_methods import FetchMethods, SwitchMethods
+from archid.control.keeping_methods import KeepingMethods
 from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
+from archid.daemon.life import make_collector, moving_handlers
 from archid.daemon.metrics_side import MetricsSide
 from archid.daemon.opening import OpenState
 from archid.daemon.reloading import Reloader
@@ -128,6 +129,16 @@ class Node:
         self._replicator = Replicator(
             listings=self.listings, fetcher=self.fetcher, library=state.library
         )
+        self.collector = make_collector(
+            state,
+            keeper=self.keeper,
+            leaf=self.leaf,
+            listings=self.listings,
+            deliveries=self.deliveries,
+            events=self.events,
+            keep_ungranted=lambda: self._config.storage.keep_ungranted,
+        )
+        self._keeping = KeepingMethods(state.library, self.collector)
         self.addresses = AddressBook(
             state.paths.addresses, node, config.node.role, self._advertised()
         )
@@ -249,6 +260,7 @@ class Node:
             self._dial_what_is_known,
             self._follow_roots,
             self._release_idle,
+            self.collector.run,
             show_life,
             lambda: self._metrics.run(self._status),
         ]
@@ -354,6 +366,7 @@ class Node:
             started_s=int(time.time()),
             deliveries=self.deliveries,
             extra_reasons=self._reasons,
+            pins=self._keeping.all_pins,
         )
 
     def _reasons(self) -> Sequence[Reason]:
@@ -370,12 +383,11 @@ class Node:
             listing=self._central.listing if self._central else self._listing,
             stop=self._stop.set,
         )
-        deliveries, library = self.deliveries, self._state.library
-        fetch_now = deliveries.fetch_now if deliveries else self._replicator.fetch_now
-        fetching = FetchMethods(library=library, fetcher=self.fetcher, fetch_now=fetch_now)
-        handlers = {**methods.handlers(), **fetching.handlers()}
-        if deliveries is not None:
-            handlers |= SwitchMethods(library, deliveries.switcher).handlers()
+        handlers = {
+            **methods.handlers(),
+            **self._keeping.handlers(),
+            **moving_handlers(self._state.library, self.fetcher, self.deliveries, self._replicator),
+        }
         if self._central is not None:
             handlers.pop("leave")
             handlers.update(self._central.handlers())

@@ -18,6 +18,7 @@ from archid.journal import MIGRATIONS as JOURNAL_MIGRATIONS
 from archid.journal import Journal
 from archid.log import get_logger
 from archid.membership import Membership
+from archid.store.absences import Absences
 from archid.store.bundles import Bundles
 from archid.store.damage import DamageBook
 from archid.store.database import Database, set_aside
@@ -52,6 +53,7 @@ class OpenState:
     trees: TreeStore
     library: Library
     upkeep: Upkeep
+    absences: Absences
 
 
 def open_state(config: Config, stack: ExitStack) -> OpenState:
@@ -96,7 +98,17 @@ def open_state(config: Config, stack: ExitStack) -> OpenState:
     remove_leftovers(paths)
     library.open()
     return OpenState(
-        paths, identity, membership, journal, documents, trust_file, trust, trees, library, upkeep
+        paths,
+        identity,
+        membership,
+        journal,
+        documents,
+        trust_file,
+        trust,
+        trees,
+        library,
+        upkeep,
+        Absences(node_db),
     )
 
 

@@ -28,6 +28,7 @@ RELOADABLE: Final = frozenset(
     {
         "network.peers",
         "storage.keep_free",
+        "storage.keep_ungranted",
         "control.admin_group",
         "log.level",
         "log.format",

@@ -9,8 +9,6 @@ shared `flock` on the bundle. When to switch, and what a release is, is decided 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import re
 import tempfile
@@ -21,8 +19,17 @@ from typing import Final, NamedTuple, Self, TypeVar
 from archid.errors import Conflict, NotFound, UsageError
 from archid.store import syscalls
 from archid.store.errors import storage_error
+from archid.store.folder_links import (
+    NEW,
+    locked_alone,
+    new_link,
+    put_link,
+    remove_link,
+    switch_link,
+    sync_folder,
+)
 from archid.store.layout import StatePaths
-from archid.store.tree_folder import OPEN_FOLDER_MODE, open_folder, remove_tree
+from archid.store.tree_folder import OPEN_FOLDER_MODE, remove_tree
 from protocol.canonical import pack
 from protocol.errors import FormatError
 from protocol.ids import Digest, ManifestId, ReleaseId
@@ -31,7 +38,6 @@ from protocol.paths import PathRefused, check_kind, check_script_name
 KEEP_S: Final = 7 * 24 * 3600.0
 """How long a bundle stays after it was switched away from: players need not hold a lock."""
 
-_NEW: Final = ".new-"
 _PREVIOUS: Final = ".previous"
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -96,13 +102,13 @@ class Bundles:
                 for kind, manifest in trees.items():
                     (new / kind).symlink_to(f"../../trees/{manifest.hex()}")
                 new.chmod(OPEN_FOLDER_MODE)
-                _sync_folder(new)
+                sync_folder(new)
                 if target.is_dir() and not target.is_symlink():
                     syscalls.exchange(new, target)
                 else:
                     target.unlink(missing_ok=True)
                     new.rename(target)
-            _sync_folder(self._paths.bundles)
+            sync_folder(self._paths.bundles)
         except OSError as error:
             raise storage_error(error, target) from error
         return target
@@ -152,19 +158,19 @@ class Bundles:
         if before == bundle:
             return
         # All that takes space comes before the rename: on a full disk nothing has changed.
-        link = _new_link(self._paths.release_links, name, self.path(bundle))
+        link = new_link(self._paths.release_links, name, self.path(bundle))
         try:
             self._remember(name, before)
         except BaseException:
             link.unlink(missing_ok=True)
             raise
-        _put_link(link, name)
+        put_link(link, name)
 
     def deactivate(self, name: str) -> None:
         """Take ``releases/<name>`` away; no error if it is not there. Raises StorageError."""
         _check(check_script_name, name)
         self._remember(name, self.active(name))
-        _unlink(self._paths.release_links, name)
+        remove_link(self._paths.release_links, name)
 
     def active(self, name: str) -> BundleId | None:
         """Which bundle ``releases/<name>`` leads to; None if it leads to none of ours."""
@@ -197,12 +203,12 @@ class Bundles:
         if not tree.is_dir():
             raise Conflict(f"The tree {manifest.short} of {name} is not here", code="tree_missing")
         if self.linked_script(name) != manifest:
-            _switch(self._paths.script_links, name, tree)
+            switch_link(self._paths.script_links, name, tree)
 
     def unlink_script(self, name: str) -> None:
         """Take ``scripts/<name>`` away; no error if it is not there. Raises StorageError."""
         _check(check_script_name, name)
-        _unlink(self._paths.script_links, name)
+        remove_link(self._paths.script_links, name)
 
     def linked_script(self, name: str) -> ManifestId | None:
         """Which version ``scripts/<name>`` leads to; None if it leads to none of ours."""
@@ -220,38 +226,48 @@ class Bundles:
 
     # -- collecting
 
-    def collect(self, now: float, *, pinned: Collection[BundleId] = ()) -> list[BundleId]:
-        """Remove bundles that nothing needs any more; returns which. Raises StorageError.
+    def collectable(
+        self, now: float, *, pinned: Collection[BundleId] = (), keep_previous: bool = True
+    ) -> list[BundleId]:
+        """The bundles that nothing needs any more, whether a player holds a lock on them or not.
 
-        An active bundle stays, the one before it, a pinned one, one that was switched away from
-        within KEEP_S before `now` (seconds since 1970), and one that a player holds a lock on.
-        The trees are not touched.
+        An active bundle stays, a pinned one, one that was switched away from within KEEP_S before
+        `now` (seconds since 1970), and, unless it has to yield, the one before an active one.
         """
         releases = self.releases()
         keep = set(releases.values()) | set(pinned)
-        for name in _names(self._paths.bundles / _PREVIOUS):
+        for name in _names(self._paths.bundles / _PREVIOUS) if keep_previous else ():
             # After a release was withdrawn its time counts, not that it was the last.
             if name in releases and (previous := self.previous(name)) is not None:
                 keep.add(previous)
-        removed = []
-        for bundle in self.bundles():
-            path = self.path(bundle.id)
-            if bundle.id not in keep and now - path.stat().st_mtime >= KEEP_S:
-                with _locked(path) as free:
-                    if free:
-                        try:
-                            remove_tree(path)
-                        except OSError as error:
-                            raise storage_error(error, path) from error
-                        removed.append(bundle.id)
-        return removed
+        return [
+            bundle.id
+            for bundle in self.bundles()
+            if bundle.id not in keep and now - self.path(bundle.id).stat().st_mtime >= KEEP_S
+        ]
+
+    def remove(self, bundle: BundleId) -> bool:
+        """Remove a bundle unless a player holds a lock on it; whether it is gone.
+
+        The trees are not touched. Raises StorageError.
+        """
+        path = self.path(bundle)
+        if not path.is_dir():
+            return True
+        with locked_alone(path) as alone:
+            if alone:
+                try:
+                    remove_tree(path)
+                except OSError as error:
+                    raise storage_error(error, path) from error
+            return alone
 
     def remove_leftovers(self) -> None:
         """Remove what a killed process left half made; raises StorageError."""
         folders = self._paths.bundles, self._paths.release_links, self._paths.script_links
         for folder in folders:
             for name in _names(folder):
-                if name.startswith(_NEW):
+                if name.startswith(NEW):
                     try:
                         remove_tree(folder / name)
                     except OSError as error:
@@ -280,7 +296,7 @@ class Bundles:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise storage_error(error, self.path(before)) from error
-        _switch(folder, name, self.path(before))
+        switch_link(folder, name, self.path(before))
 
     def _bundle_at(self, link: Path) -> BundleId | None:
         bundle = _last_part(link, BundleId)
@@ -292,90 +308,13 @@ class Bundles:
         return manifest if tree is not None and _leads_to(link, tree) else None
 
 
-def _switch(folder: Path, name: str, target: Path) -> None:
-    """Let `name` in `folder` be a relative link to `target`, by one rename, durably."""
-    _put_link(_new_link(folder, name, target), name)
-
-
-def _new_link(folder: Path, name: str, target: Path) -> Path:
-    """A link to `target` that still has a temporary name; `name` is what it is for."""
-    # Relative between the real places: a folder above may itself be a link.
-    text = os.path.relpath(os.path.realpath(target), os.path.realpath(folder))
-    try:
-        temporary = _free_name(folder)
-        os.symlink(text, temporary)
-    except OSError as error:
-        raise storage_error(error, folder / name) from error
-    return Path(temporary)
-
-
-def _put_link(temporary: Path, name: str) -> None:
-    folder = temporary.parent
-    try:
-        os.replace(temporary, folder / name)
-        _sync_folder(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if error.errno in (errno.EISDIR, errno.ENOTEMPTY, errno.EEXIST):
-            raise Conflict(
-                f"{folder / name} is a folder where a link belongs",
-                remedy="Move it away; archid only replaces links that it made",
-                code="name_taken",
-            ) from error
-        raise storage_error(error, folder / name) from error
-
-
-def _unlink(folder: Path, name: str) -> None:
-    path = folder / name
-    try:
-        if not os.path.lexists(path):
-            return
-        if not path.is_symlink():
-            raise Conflict(
-                f"{path} is not a link that archid made", remedy="Move it away", code="name_taken"
-            )
-        path.unlink()
-        _sync_folder(folder)
-    except OSError as error:
-        raise storage_error(error, path) from error
-
-
-def _free_name(folder: Path) -> str:
-    with tempfile.NamedTemporaryFile(prefix=_NEW, dir=folder) as file:
-        return file.name
-
-
 @contextlib.contextmanager
 def _new_folder(parent: Path) -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix=_NEW, dir=parent))
+    path = Path(tempfile.mkdtemp(prefix=NEW, dir=parent))
     try:
         yield path
     finally:
         remove_tree(path)
-
-
-def _sync_folder(path: Path) -> None:
-    fd = open_folder(path)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Whether nobody holds a lock on the folder; it is ours meanwhile."""
-    fd = open_folder(path)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
 
 
 def _names(folder: Path) -> list[str]:

@@ -14,63 +14,35 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from blake3 import blake3
 
 from archid.log import get_logger
 from archid.store import syscalls
 from archid.store.errors import DocumentMissing, storage_error
-from protocol import limits
-from protocol.envelope import Envelope
+from archid.store.shelves import (
+    GRANTS,
+    HEADS,
+    LEAVES,
+    LISTS,
+    MANIFESTS,
+    PAGES,
+    PIECES,
+    ROOTS,
+    SHELVES,
+    SYNCS,
+    Shelf,
+)  # fmt: skip
+from archid.store.shelves import TRUST_SHELVES as TRUST_SHELVES  # noqa: PLC0414 - leaving needs it too
 from protocol.errors import LimitExceeded, ProtocolError
 from protocol.ids import DIGEST_BYTES, DocumentId, ListId, ManifestId, NodeId, PageId, PieceId
-from protocol.publication import MAX_PUBLICATION_BYTES
 
 log = get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class _Shelf:
-    """One kind of document: its folder, its bound, and how its bytes answer for themselves."""
-
-    folder: str
-    max_bytes: int
-    identity: Callable[[bytes], bytes] | None
-    fan_out: bool = False
-    # An id that leaves signatures out, or names by place, cannot tell that a bit flipped in the
-    # rest; such documents carry a BLAKE3 of all their bytes at the end of the file.
-    checksum: bool = True
-
-
-def _manifest_id(data: bytes) -> ManifestId:
-    return ManifestId.of(Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES).payload)
-
-
-def _document_id(data: bytes) -> DocumentId:
-    return DocumentId.of(Envelope.decode(data, max_bytes=limits.MAX_DOCUMENT_BYTES).payload)
-
-
-_MANIFESTS: Final = _Shelf("manifests", MAX_PUBLICATION_BYTES, _manifest_id)
-_PIECES: Final = _Shelf("pieces", limits.MAX_PIECE_BYTES, PieceId.of, fan_out=True, checksum=False)
-_ROOTS: Final = _Shelf("roots", limits.MAX_DOCUMENT_BYTES, None)
-_HEADS: Final = _Shelf("heads", limits.MAX_DOCUMENT_BYTES, _document_id)
-_GRANTS: Final = _Shelf("grants", limits.MAX_DOCUMENT_BYTES, _document_id)
-_SYNCS: Final = _Shelf("syncs", limits.MAX_DOCUMENT_BYTES, _document_id)
-_LEAVES: Final = _Shelf("leaves", limits.MAX_DOCUMENT_BYTES, None, fan_out=True)
-_LISTS: Final = _Shelf("lists", limits.MAX_DOCUMENT_BYTES, ListId.of, checksum=False)
-_PAGES: Final = _Shelf("pages", limits.MAX_PAGE_BYTES, PageId.of, fan_out=True, checksum=False)
-_SHELVES: Final = (
-    _MANIFESTS, _PIECES, _ROOTS, _HEADS, _GRANTS, _SYNCS, _LEAVES, _LISTS, _PAGES
-)  # fmt: skip
-
-TRUST_SHELVES: Final = tuple(
-    shelf.folder for shelf in (_ROOTS, _HEADS, _GRANTS, _SYNCS, _LEAVES, _LISTS, _PAGES)
-)
-"""The folders of what a fleet says about itself; the others hold what content is made of."""
 
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _LEAF: Final = re.compile(r"([0-9a-f]{64})-([0-9a-f]{64})")
@@ -80,39 +52,44 @@ _TEMPORARY: Final = ".new-"
 _ROTTEN: Final = frozenset({errno.EIO, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EUCLEAN})
 
 
+class Stored(NamedTuple):
+    """A document's file: its name on the shelf, and when it was put (seconds since 1970)."""
+
+    name: str
+    size_bytes: int
+    put_at: float
+
+
 class DocumentStore:
     """The documents below one folder; all methods block shortly and are safe in any thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._made: set[Path] = set()
+        self._guard = threading.Lock()
 
     # -- manifests and their pieces
 
     def put_manifest(self, envelope: bytes) -> ManifestId:
         """Keep a publication; returns the id of its payload. Raises FormatError, StorageError."""
-        manifest = ManifestId(self._identify(_MANIFESTS, envelope))
-        self._write(_MANIFESTS, manifest.hex(), envelope)
+        manifest = ManifestId(self._identify(MANIFESTS, envelope))
+        self._write(MANIFESTS, manifest.hex(), envelope)
         return manifest
 
     def get_manifest(self, manifest: ManifestId) -> bytes:
         """The envelope bytes; raises DocumentMissing."""
-        return self._read(_MANIFESTS, manifest.hex(), manifest)
+        return self._read(MANIFESTS, manifest.hex(), manifest)
 
     def has_manifest(self, manifest: ManifestId) -> bool:
-        return self._file(_MANIFESTS, manifest.hex()).is_file()
+        return self._file(MANIFESTS, manifest.hex()).is_file()
 
     def manifests(self) -> list[ManifestId]:
         """The ids of all manifests held, in order."""
-        return [ManifestId.from_hex(name) for name in self._names(_MANIFESTS, _HEX)]
-
-    def remove_manifest(self, manifest: ManifestId) -> None:
-        """Forget a manifest root; its pieces may belong to others and stay. No error if absent."""
-        self._remove(_MANIFESTS, manifest.hex())
+        return [ManifestId.from_hex(name) for name in self._names(MANIFESTS, _HEX)]
 
     def put_piece(self, data: bytes) -> PieceId:
-        piece = PieceId(self._identify(_PIECES, data))
-        self._write(_PIECES, piece.hex(), data)
+        piece = PieceId(self._identify(PIECES, data))
+        self._write(PIECES, piece.hex(), data)
         return piece
 
     def put_pieces(self, pieces: Iterable[bytes]) -> list[PieceId]:
@@ -120,114 +97,117 @@ class DocumentStore:
 
     def get_piece(self, piece: PieceId) -> bytes:
         """One manifest piece; raises DocumentMissing."""
-        return self._read(_PIECES, piece.hex(), piece)
+        return self._read(PIECES, piece.hex(), piece)
 
     def has_piece(self, piece: PieceId) -> bool:
-        return self._file(_PIECES, piece.hex()).is_file()
+        return self._file(PIECES, piece.hex()).is_file()
 
-    def missing_pieces(self, pieces: Sequence[PieceId]) -> list[PieceId]:
-        """Those of `pieces` that are not here, in order, each once."""
-        return [piece for piece in dict.fromkeys(pieces) if not self.has_piece(piece)]
+    def missing_pieces(self, pieces: Sequence[PieceId], *, touch: bool = False) -> list[PieceId]:
+        """Those of `pieces` that are not here, in order, each once.
+
+        With `touch` the others count as put just now: nobody collects them for a while.
+        """
+        wanted = dict.fromkeys(pieces)
+        if touch:
+            return [one for one in wanted if not self._touched(PIECES, one.hex())]
+        return [piece for piece in wanted if not self.has_piece(piece)]
 
     def pieces(self) -> list[PieceId]:
-        return [PieceId.from_hex(name) for name in self._names(_PIECES, _HEX)]
-
-    def remove_piece(self, piece: PieceId) -> None:
-        self._remove(_PIECES, piece.hex())
+        return [PieceId.from_hex(name) for name in self._names(PIECES, _HEX)]
 
     # -- trust documents
 
     def put_root(self, version: int, envelope: bytes) -> None:
         """Keep the Root of this version; Roots are never removed."""
-        self._identify(_ROOTS, envelope)
-        self._write(_ROOTS, f"{version:010d}", envelope, replace=True)
+        self._identify(ROOTS, envelope)
+        self._write(ROOTS, f"{version:010d}", envelope, replace=True)
 
     def get_root(self, version: int) -> bytes:
         """The envelope of one Root; raises DocumentMissing."""
-        return self._read(_ROOTS, f"{version:010d}", None)
+        return self._read(ROOTS, f"{version:010d}", None)
 
     def root_versions(self) -> list[int]:
-        return [int(name) for name in self._names(_ROOTS, re.compile(r"\d{10}"))]
+        return [int(name) for name in self._names(ROOTS, re.compile(r"\d{10}"))]
 
     def put_head(self, envelope: bytes) -> DocumentId:
-        return self._put_document(_HEADS, envelope)
+        return self._put_document(HEADS, envelope)
 
     def get_head(self, head: DocumentId) -> bytes:
-        return self._read(_HEADS, head.hex(), head)
+        return self._read(HEADS, head.hex(), head)
 
     def heads(self) -> list[DocumentId]:
-        return [DocumentId.from_hex(name) for name in self._names(_HEADS, _HEX)]
+        return [DocumentId.from_hex(name) for name in self._names(HEADS, _HEX)]
 
     def remove_head(self, head: DocumentId) -> None:
-        self._remove(_HEADS, head.hex())
+        self._remove(HEADS, head.hex())
 
     def put_grants(self, envelope: bytes) -> DocumentId:
-        return self._put_document(_GRANTS, envelope)
+        return self._put_document(GRANTS, envelope)
 
     def get_grants(self, grants_root: DocumentId) -> bytes:
-        return self._read(_GRANTS, grants_root.hex(), grants_root)
+        return self._read(GRANTS, grants_root.hex(), grants_root)
 
     def has_grants(self, grants_root: DocumentId) -> bool:
-        return self._file(_GRANTS, grants_root.hex()).is_file()
+        return self._file(GRANTS, grants_root.hex()).is_file()
 
     def grants(self) -> list[DocumentId]:
-        return [DocumentId.from_hex(name) for name in self._names(_GRANTS, _HEX)]
+        return [DocumentId.from_hex(name) for name in self._names(GRANTS, _HEX)]
 
     def remove_grants(self, grants_root: DocumentId) -> None:
-        self._remove(_GRANTS, grants_root.hex())
+        self._remove(GRANTS, grants_root.hex())
 
     def put_syncs(self, envelope: bytes) -> DocumentId:
-        return self._put_document(_SYNCS, envelope)
+        return self._put_document(SYNCS, envelope)
 
     def get_syncs(self, syncs_root: DocumentId) -> bytes:
-        return self._read(_SYNCS, syncs_root.hex(), syncs_root)
+        return self._read(SYNCS, syncs_root.hex(), syncs_root)
 
     # -- leaves: one for each node and Grants root
 
     def put_leaf(self, node: NodeId, grants_root: DocumentId, leaf: bytes) -> None:
-        self._identify(_LEAVES, leaf)
-        self._write(_LEAVES, f"{node.hex()}-{grants_root.hex()}", leaf, replace=True)
+        self._identify(LEAVES, leaf)
+        self._write(LEAVES, f"{node.hex()}-{grants_root.hex()}", leaf, replace=True)
 
     def get_leaf(self, node: NodeId, grants_root: DocumentId) -> bytes:
         """The leaf of `node` under `grants_root`; raises DocumentMissing."""
-        return self._read(_LEAVES, f"{node.hex()}-{grants_root.hex()}", None)
+        return self._read(LEAVES, f"{node.hex()}-{grants_root.hex()}", None)
 
     def has_leaf(self, node: NodeId, grants_root: DocumentId) -> bool:
-        return self._file(_LEAVES, f"{node.hex()}-{grants_root.hex()}").is_file()
+        return self._file(LEAVES, f"{node.hex()}-{grants_root.hex()}").is_file()
 
     def leaves(self) -> list[tuple[NodeId, DocumentId]]:
         """The (node, Grants root) of every leaf held."""
-        found = (_LEAF.fullmatch(name) for name in self._names(_LEAVES, _LEAF))
+        found = (_LEAF.fullmatch(name) for name in self._names(LEAVES, _LEAF))
         return [
             (NodeId.from_hex(match[1]), DocumentId.from_hex(match[2])) for match in found if match
         ]
 
     def remove_leaf(self, node: NodeId, grants_root: DocumentId) -> None:
-        self._remove(_LEAVES, f"{node.hex()}-{grants_root.hex()}")
+        self._remove(LEAVES, f"{node.hex()}-{grants_root.hex()}")
 
     # -- paged lists
 
     def put_list(self, index: bytes) -> ListId:
-        list_id = ListId(self._identify(_LISTS, index))
-        self._write(_LISTS, list_id.hex(), index)
+        list_id = ListId(self._identify(LISTS, index))
+        self._write(LISTS, list_id.hex(), index)
         return list_id
 
     def get_list(self, list_id: ListId) -> bytes:
-        return self._read(_LISTS, list_id.hex(), list_id)
+        return self._read(LISTS, list_id.hex(), list_id)
 
     def has_list(self, list_id: ListId) -> bool:
-        return self._file(_LISTS, list_id.hex()).is_file()
+        return self._file(LISTS, list_id.hex()).is_file()
 
     def put_page(self, page: bytes) -> PageId:
-        page_id = PageId(self._identify(_PAGES, page))
-        self._write(_PAGES, page_id.hex(), page)
+        page_id = PageId(self._identify(PAGES, page))
+        self._write(PAGES, page_id.hex(), page)
         return page_id
 
     def get_page(self, page: PageId) -> bytes:
-        return self._read(_PAGES, page.hex(), page)
+        return self._read(PAGES, page.hex(), page)
 
     def has_page(self, page: PageId) -> bool:
-        return self._file(_PAGES, page.hex()).is_file()
+        return self._file(PAGES, page.hex()).is_file()
 
     # -- durability and damage
 
@@ -242,16 +222,49 @@ class DocumentStore:
         finally:
             os.close(fd)
 
+    # -- collecting
+
+    def stored(self, shelf: Shelf) -> list[Stored]:
+        """What is on a shelf, by name."""
+        found = []
+        for name in self._names(shelf, _HEX):
+            with contextlib.suppress(FileNotFoundError):
+                info = self._file(shelf, name).stat()
+                found.append(Stored(name, info.st_size, info.st_mtime))
+        return found
+
+    def remove_unless_touched(self, shelf: Shelf, name: str, since: float) -> bool:
+        """Remove a document that was not put again since a moment (seconds since 1970)."""
+        path = self._file(shelf, name)
+        with self._guard:
+            try:
+                if path.stat().st_mtime >= since:
+                    return False
+                path.unlink()
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                raise storage_error(error, path) from error
+        return True
+
+    def _touched(self, shelf: Shelf, name: str) -> bool:
+        with self._guard:
+            try:
+                os.utime(self._file(shelf, name))
+            except OSError:
+                return self._file(shelf, name).is_file()
+            return True
+
     def damaged(self) -> list[str]:
         """The names of what was found damaged and moved away."""
         return sorted(entry.name for entry in _listed(self.path / "damaged"))
 
-    def _put_document(self, shelf: _Shelf, envelope: bytes) -> DocumentId:
+    def _put_document(self, shelf: Shelf, envelope: bytes) -> DocumentId:
         document = DocumentId(self._identify(shelf, envelope))
         self._write(shelf, document.hex(), envelope, replace=True)
         return document
 
-    def _identify(self, shelf: _Shelf, data: bytes) -> bytes:
+    def _identify(self, shelf: Shelf, data: bytes) -> bytes:
         if len(data) > shelf.max_bytes:
             raise LimitExceeded(
                 f"a document for {shelf.folder} has {len(data)} bytes where at most"
@@ -259,16 +272,18 @@ class DocumentStore:
             )
         return shelf.identity(data) if shelf.identity is not None else b""
 
-    def _file(self, shelf: _Shelf, name: str) -> Path:
+    def _file(self, shelf: Shelf, name: str) -> Path:
         folder = self.path / shelf.folder
         return folder / name[:2] / name if shelf.fan_out else folder / name
 
-    def _write(self, shelf: _Shelf, name: str, data: bytes, *, replace: bool = False) -> None:
+    def _write(self, shelf: Shelf, name: str, data: bytes, *, replace: bool = False) -> None:
         target = self._file(shelf, name)
         if not replace:
             # The same id means the same content; only what rotted meanwhile is written again.
             with contextlib.suppress(DocumentMissing):
-                if self._read(shelf, name, None, quiet=True) == data:
+                if self._touched(shelf, name) and (
+                    self._read(shelf, name, None, quiet=True) == data
+                ):
                     return
         stored = data + blake3(data).digest() if shelf.checksum else data
         temporary: str | None = None
@@ -292,7 +307,7 @@ class DocumentStore:
             raise storage_error(error, target, needed_bytes=len(stored)) from error
 
     def _read(
-        self, shelf: _Shelf, name: str, expected: bytes | None, *, quiet: bool = False
+        self, shelf: Shelf, name: str, expected: bytes | None, *, quiet: bool = False
     ) -> bytes:
         path = self._file(shelf, name)
         bound = shelf.max_bytes + DIGEST_BYTES
@@ -313,7 +328,7 @@ class DocumentStore:
         return data
 
     def _set_aside(
-        self, shelf: _Shelf, name: str, path: Path, why: str, *, quiet: bool = False
+        self, shelf: Shelf, name: str, path: Path, why: str, *, quiet: bool = False
     ) -> None:
         aside = self.path / "damaged"
         moved = False
@@ -325,14 +340,14 @@ class DocumentStore:
         report = log.warning if quiet else log.error
         report("document_damaged", document=shelf.folder, name=name, why=why, moved=moved)
 
-    def _remove(self, shelf: _Shelf, name: str) -> None:
+    def _remove(self, shelf: Shelf, name: str) -> None:
         path = self._file(shelf, name)
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(error, path) from error
 
-    def _names(self, shelf: _Shelf, pattern: re.Pattern[str]) -> list[str]:
+    def _names(self, shelf: Shelf, pattern: re.Pattern[str]) -> list[str]:
         names: list[str] = []
         for entry in _listed(self.path / shelf.folder):
             if shelf.fan_out:
@@ -344,7 +359,7 @@ class DocumentStore:
     def remove_leftovers(self) -> int:
         """Delete files that a killed writer left half written; returns how many."""
         count = 0
-        for shelf in _SHELVES:
+        for shelf in SHELVES:
             top = self.path / shelf.folder
             folders = [Path(entry.path) for entry in _listed(top)] if shelf.fan_out else [top]
             for folder in folders:
@@ -360,7 +375,7 @@ def _open_plainly(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _checked(shelf: _Shelf, stored: bytes, expected: bytes | None) -> tuple[bytes, str]:
+def _checked(shelf: Shelf, stored: bytes, expected: bytes | None) -> tuple[bytes, str]:
     """The document without its checksum, and what is wrong with it (empty if nothing)."""
     if len(stored) > shelf.max_bytes + DIGEST_BYTES:
         return b"", "is longer than any such document"

@@ -19,7 +19,7 @@ import trio
 
 from archid.errors import StorageError
 from archid.log import get_logger
-from archid.store import upkeep
+from archid.store import absences, upkeep
 from archid.store.database import Database
 from archid.store.errors import storage_error
 from archid.store.tree_folder import TreeFolder
@@ -67,6 +67,7 @@ MIGRATIONS: Final = (
     ) WITHOUT ROWID;
     """,
     upkeep.MIGRATION,
+    absences.MIGRATION,
 )
 """The whole of ``node.db``: the index and, beside it, what `archid.store.upkeep` keeps."""
 

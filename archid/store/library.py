@@ -29,6 +29,7 @@ from archid.store.mending import Mending
 from archid.store.placing import remove_superseded
 from archid.store.staged_reading import bitmaps_without, held_bitmaps, read_staged_span, span_of
 from archid.store.staging import Staging
+from archid.store.stagings import Stagings
 from archid.store.syscalls import Buffer
 from archid.store.tree_store import TreeStore
 from protocol.envelope import Envelope
@@ -65,7 +66,7 @@ class Library:
         self._linking = threading.Lock()
         self._held: set[ManifestId] = set()
         self._about: dict[ManifestId, About] = {}
-        self._shared: dict[ManifestId, Staging] = {}
+        self.stagings = Stagings(paths)
         self.on_loss: Callable[[], None] = lambda: None
         """Told, in whichever thread, that something which was held has to be fetched again."""
         trees.layouts.on_missing = self.lose
@@ -174,7 +175,8 @@ class Library:
         return self.documents.put_manifest(envelope)
 
     def missing_pieces(self, pieces: Sequence[PieceId]) -> list[PieceId]:
-        return self.documents.missing_pieces(pieces)
+        """Those that are not here; the others stay until they are used."""
+        return self.documents.missing_pieces(pieces, touch=True)
 
     def keep_pieces(self, pieces: Iterable[bytes]) -> None:
         """Keep pieces; their ids are computed from the bytes, so nothing wrong gets a name."""
@@ -182,33 +184,19 @@ class Library:
 
     def stage(self, layout: Layout) -> Staging:
         """Start or resume putting a version together; hashes what is there already."""
-        return Staging.open(self.paths.staging_of(layout.manifest), layout)
+        return self.stagings.open(layout)
 
     def staged(self) -> list[ManifestId]:
         """Every version of which something is staged."""
-        try:
-            names = os.listdir(self.paths.staging)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise storage_error(error, self.paths.staging) from error
-        found = []
-        for name in sorted(names):
-            with contextlib.suppress(FormatError):
-                found.append(ManifestId.from_hex(name))
-        return found
+        return self.stagings.manifests()
 
     def share(self, staging: Staging) -> None:
         """Let others have what is verified of a version from now on, until `end_staging`."""
-        with self._lock:
-            self._shared[staging.layout.manifest] = staging
+        self.stagings.share(staging)
 
     def end_staging(self, staging: Staging) -> None:
         """Let go of a staging; what was written stays and can be resumed."""
-        with self._lock:
-            if self._shared.get(staging.layout.manifest) is staging:
-                del self._shared[staging.layout.manifest]
-        staging.close()
+        self.stagings.end(staging)
 
     def adopt(self, staging: Staging, *, stopped: Callable[[], bool] = lambda: False) -> Adopted:
         """Take over what other versions here already hold, until `stopped`."""
@@ -243,6 +231,7 @@ class Library:
         self.documents.sync()
         manifest = staging.layout.manifest
         staging.finish(self.trees.path(manifest))
+        self.stagings.placed(manifest)
         self.add_placed(manifest)
 
     def add_placed(self, manifest: ManifestId) -> None:
@@ -274,6 +263,31 @@ class Library:
         """A tree that stands is about to be recorded: from now on nobody need fetch it."""
         with self._lock:
             self._held.add(manifest)
+
+    def retire(self, manifest: ManifestId) -> None:
+        """A tree that nothing needs stops to be here, at once; `bury` frees its bytes.
+
+        ``scripts/<name>`` leads to the latest version that remains, if it led here.
+        """
+        with self._linking:
+            with self._lock:
+                self._held.discard(manifest)
+            about = self.about(manifest)
+            if about is not None and self.bundles.linked_script(about.name) == manifest:
+                others = ((one, self.about(one)) for one in self.held())
+                named = [(o.version, one) for one, o in others if o and o.name == about.name]
+                if named:
+                    self.bundles.link_script(about.name, max(named)[1])
+                else:
+                    self.bundles.unlink_script(about.name)
+            self.trees.set_aside(manifest)
+
+    def bury(self, manifest: ManifestId) -> None:
+        """Free the bytes of a tree that was retired."""
+        with self._lock:
+            self._about.pop(manifest, None)
+        self._index.remove_tree_blocking(manifest)
+        self.trees.remove_set_aside(manifest)
 
     def drop(self, manifest: ManifestId) -> None:
         """Take a tree away again that nobody was told of; raises StorageError."""
@@ -318,7 +332,7 @@ class Library:
 
     def piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
         """A piece of a version that is here, be it in part; raises DocumentMissing otherwise."""
-        here = self.holds(manifest) or self._staged(manifest) is not None
+        here = self.holds(manifest) or self.stagings.shared(manifest) is not None
         if not here or all(ref.id != piece for ref in self.layout(manifest).root.pieces):
             raise DocumentMissing("pieces", piece.hex())
         return self.documents.get_piece(piece)
@@ -328,23 +342,19 @@ class Library:
 
         One that is being fetched, or whose tree is damaged.
         """
-        staging = self._staged(manifest)
+        staging = self.stagings.shared(manifest)
         if staging is not None:
             return held_bitmaps(staging)
         if not self.trees.has(manifest):
             return None
         return bitmaps_without(self.layout(manifest), self.trees.rotten(manifest))
 
-    def _staged(self, manifest: ManifestId) -> Staging | None:
-        with self._lock:
-            return self._shared.get(manifest)
-
     def read_span(self, manifest: ManifestId, piece: PieceId, n: int, skip: bytes) -> Buffer:
         """The wanted chunks of a span, every one hashed just now.
 
         Raises NotFound, ChunkCorrupt, StorageError.
         """
-        staging = self._staged(manifest)
+        staging = self.stagings.shared(manifest)
         if staging is not None:
             try:
                 span = span_of(staging.layout, piece, n)
@@ -369,7 +379,7 @@ class Library:
 
         Raises NotFound (unknown_manifest), DocumentMissing.
         """
-        staging = self._staged(manifest)
+        staging = self.stagings.shared(manifest)
         if staging is None and not self.trees.has(manifest):
             raise NotFound(f"The manifest {manifest.short} is not here", code="unknown_manifest")
         layout = self.layout(manifest) if staging is None else staging.layout

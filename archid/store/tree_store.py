@@ -251,21 +251,36 @@ class TreeStore:
 
     def remove(self, manifest: ManifestId) -> None:
         """Remove a tree; readers that have files open keep them. Raises StorageError."""
+        self.set_aside(manifest)
+        self.remove_set_aside(manifest)
+
+    def set_aside(self, manifest: ManifestId) -> None:
+        """Let a tree be no more, by one rename; its bytes stay until `remove_set_aside`.
+
+        A tree that is half removed must not pass for a whole one. Raises StorageError.
+        """
         self.layouts.forget(manifest)
         self.reopen(manifest)
         self.damage.clear(manifest)
         path = self.path(manifest)
-        # Under another name first: a tree that is half removed must not pass for a whole one.
-        going = self.trees / f".removed-{manifest.hex()}"
         try:
-            remove_tree(going)
+            remove_tree(self._aside(manifest))
             if path.is_symlink() or not path.is_dir():
                 path.unlink(missing_ok=True)
                 return
-            path.rename(going)
-            remove_tree(going)
+            path.rename(self._aside(manifest))
         except OSError as error:
             raise storage_error(error, path) from error
+
+    def remove_set_aside(self, manifest: ManifestId) -> None:
+        """Free the bytes of a tree that was set aside, if there is one. Raises StorageError."""
+        try:
+            remove_tree(self._aside(manifest))
+        except OSError as error:
+            raise storage_error(error, self._aside(manifest)) from error
+
+    def _aside(self, manifest: ManifestId) -> Path:
+        return self.trees / f".removed-{manifest.hex()}"
 
     def remove_leftovers(self) -> None:
         """Finish what a killed process began: removals, and the last step of placing a tree.

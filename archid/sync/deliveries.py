@@ -79,12 +79,12 @@ class Deliveries:
         self._library = library
         self._events = events
         self._clock = clock
-        self._granted = Granted(leaf, library)
+        self.granted = Granted(leaf, library)
         self._activations = Activations(journal, clock=clock)
         self._told_ready: set[tuple[ReleaseId, int]] = set()
         self._failures: dict[ReleaseId, str] = {}
         self.switcher = Switcher(
-            self._granted,
+            self.granted,
             self._activations,
             library,
             events,
@@ -101,10 +101,10 @@ class Deliveries:
         self._fetcher.go_on(await trio.to_thread.run_sync(self._library.staged))
         while True:
             leaf_seen, placed_seen = self._leaf.changed.version, self._fetcher.placed.version
-            headers = self._granted.headers()
+            headers = self.granted.headers()
             self._forget_gone()
             self._fetcher.want(self._wants())
-            await trio.to_thread.run_sync(self._link_scripts, self._granted.manifests())
+            await trio.to_thread.run_sync(self._link_scripts, self.granted.manifests())
             nap_s = LONGEST_NAP_S
             for header in headers:
                 nap_s = min(nap_s, await self._advance(header))
@@ -114,13 +114,13 @@ class Deliveries:
     def deliveries(self) -> list[Delivery]:
         """Every release that this server is told of, the next to start first."""
         found = []
-        for header in sorted(self._granted.headers(), key=lambda one: (one.start_s, one.name)):
+        for header in sorted(self.granted.headers(), key=lambda one: (one.start_s, one.name)):
             state, reason = self._state(header)
             done = self._activations.of(header.release)
             found.append(
                 Delivery(
                     header,
-                    self._granted.entries(header),
+                    self.granted.entries(header),
                     state,
                     done.at_s if done and done.generation == header.generation else None,
                     reason,
@@ -140,7 +140,7 @@ class Deliveries:
         return found
 
     def _named_versions(self, name: str) -> list[ManifestId]:
-        headers = self._granted.named(name)
+        headers = self.granted.named(name)
         running = [one for one in headers if not one.withdrawn and self._clock() < one.end_s]
         if headers and not running:
             raise Conflict(
@@ -148,7 +148,7 @@ class Deliveries:
                 remedy="Apply it again on central",
                 code="not_granted",
             )
-        entries = [entry.manifest for one in running for entry in self._granted.entries(one)]
+        entries = [entry.manifest for one in running for entry in self.granted.entries(one)]
         if not entries:
             wanted = (want.manifest for want in self._wants())
             entries = [one for one in wanted if name in (one.hex(), self._name_of(one))]
@@ -169,21 +169,21 @@ class Deliveries:
         """The names of the releases that have this version."""
         return [
             header.name
-            for header in self._granted.headers()
-            if any(entry.manifest == manifest for entry in self._granted.entries(header))
+            for header in self.granted.headers()
+            if any(entry.manifest == manifest for entry in self.granted.entries(header))
         ]
 
     def manifests(self) -> list[tuple[ManifestId, str]]:
         """Every version that this server is told of, with its kind."""
-        return self._granted.manifests()
+        return self.granted.manifests()
 
     def _wants(self) -> list[Want]:
         now = self._clock()
         wants: dict[ManifestId, Want] = {}
-        for header in self._granted.headers():
+        for header in self.granted.headers():
             if header.withdrawn or now >= header.end_s:
                 continue
-            for entry in self._granted.entries(header):
+            for entry in self.granted.entries(header):
                 want = Want(entry.manifest, header.start_s, header.prefetch_s)
                 before = wants.get(entry.manifest, want)
                 wants[entry.manifest] = Want(
@@ -195,7 +195,7 @@ class Deliveries:
 
     def _forget_gone(self) -> None:
         """What is remembered of releases that the leaf no longer names."""
-        told = {(one.release, one.generation) for one in self._granted.headers()}
+        told = {(one.release, one.generation) for one in self.granted.headers()}
         self._told_ready &= told
         for release in self._failures.keys() - {release for release, _ in told}:
             del self._failures[release]
@@ -208,7 +208,7 @@ class Deliveries:
         try:
             if header.withdrawn:
                 await self.switcher.withdraw(header)
-            elif self._granted.is_here(header):
+            elif self.granted.is_here(header):
                 self._tell_ready(header)
                 due_s = header.start_s - self._clock()
                 if due_s <= 0:
@@ -219,7 +219,7 @@ class Deliveries:
                 log.error("release_not_switched", release=header.name, why=error.sentence)
             self._failures[header.release] = error.sentence
             # A tree that somebody took away is fetched again.
-            for entry in self._granted.entries(header):
+            for entry in self.granted.entries(header):
                 await trio.to_thread.run_sync(self._library.look_again, entry.manifest)
             return RETRY_S
         self._failures.pop(header.release, None)
@@ -270,9 +270,9 @@ class Deliveries:
             return (DeliveryState.ENDED if now >= header.end_s else DeliveryState.ACTIVE), None
         if now >= header.end_s:
             return DeliveryState.ENDED, None
-        entries = self._granted.entries(header)
+        entries = self.granted.entries(header)
         progress = [self._fetcher.progress.get(entry.manifest) for entry in entries]
-        if self._granted.is_here(header):
+        if self.granted.is_here(header):
             return DeliveryState.READY, None
         for one in progress:
             if one is not None and one.state is FetchState.FAILED:

@@ -98,11 +98,11 @@ class OwnLeaf:
         while True:
             heads_seen, peers_seen = heads.version, peers.version
             asked = False
-            if not self._is_newest():
+            if not self.is_newest:
                 await self._look()
-            if not self._is_newest():
+            if not self.is_newest:
                 asked = await self._catch_up()
-            if self._is_newest():
+            if self.is_newest:
                 wait_s = FIRST_RETRY_S
                 await heads.wait(heads_seen)
                 continue
@@ -112,7 +112,9 @@ class OwnLeaf:
             waited = timer.cancelled_caught
             wait_s = min(2 * wait_s, LONGEST_RETRY_S) if waited else FIRST_RETRY_S
 
-    def _is_newest(self) -> bool:
+    @property
+    def is_newest(self) -> bool:
+        """Whether it is the one under the newest Grants that the head names."""
         return self._held_age == 0
 
     @property
@@ -138,7 +140,7 @@ class OwnLeaf:
         peers = self._directory.one_per_node()
         for peer in sorted(peers, key=lambda peer: not peer.facts.reads_everything):
             grants_root = self._keeper.grants_root
-            if grants_root is None or self._is_newest():
+            if grants_root is None or self.is_newest:
                 break
             for wanted in self._worth_asking(peer):
                 try:

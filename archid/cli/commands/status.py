@@ -97,6 +97,9 @@ def _facts(status: Json, *, verbose: bool) -> Table:
             f" {'since' if trust['expired'] else 'until'} {figures.moment(trust['expires_s'])}"
         )
         rows.append(("fleet head", Text(words, style="alarm" if trust["expired"] else "")))
+    if status["pins"]:
+        named = dict.fromkeys(pin["name"] for pin in status["pins"])
+        rows.append(("pinned", ", ".join(named)))
     if verbose:
         rows += [
             ("node", status["node"]),

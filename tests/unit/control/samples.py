@@ -156,6 +156,7 @@ STATUS: dict[str, Any] = {
         },
     ],
     "deliveries": [DELIVERY],
+    "pins": [],
     "storage": {
         "state": "/var/lib/archid",
         "scripts": "/srv/archid",

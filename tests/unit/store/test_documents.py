@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from archid.store.documents import DocumentStore
 from archid.store.errors import DiskFull, DocumentMissing, StoreReadOnly
+from archid.store.shelves import MANIFESTS, PIECES
 from protocol import limits
 from protocol.envelope import Envelope, Signature
 from protocol.errors import FormatError, LimitExceeded
@@ -147,17 +149,32 @@ def test_a_folder_in_a_documents_place_is_moved_away(documents: DocumentStore) -
     assert documents.get_head(head) == envelope(b"h")
 
 
+def test_what_was_put_again_or_is_asked_for_again_is_not_collected(
+    documents: DocumentStore,
+) -> None:
+    pieces = documents.put_pieces([b"1", b"2", b"3"])
+    for file in files_of(documents):
+        os.utime(file, (1000, 1000))
+    assert {one.put_at for one in documents.stored(PIECES)} == {1000}
+    documents.put_piece(b"1")
+    assert documents.missing_pieces(pieces[:1] + pieces[2:]) == []
+    assert documents.missing_pieces([pieces[1]], touch=True) == []
+    gone = [documents.remove_unless_touched(PIECES, one.hex(), 2000) for one in pieces]
+    assert gone == [False, False, True]
+
+
 def test_listings_name_what_is_here_and_removal_takes_it_away(documents: DocumentStore) -> None:
     pieces = documents.put_pieces([b"1", b"2", b"3"])
     absent = PieceId.of(b"4")
     assert sorted(documents.pieces()) == sorted(pieces)
     assert documents.missing_pieces([absent, *pieces, absent]) == [absent]
-    documents.remove_piece(pieces[0])
-    documents.remove_piece(pieces[0])
+    later = time.time() + 60
+    assert documents.remove_unless_touched(PIECES, pieces[0].hex(), later)
+    assert not documents.remove_unless_touched(PIECES, pieces[0].hex(), later)
     assert documents.missing_pieces(pieces) == [pieces[0]]
     manifest = documents.put_manifest(envelope(b"m"))
     assert documents.manifests() == [manifest]
-    documents.remove_manifest(manifest)
+    assert documents.remove_unless_touched(MANIFESTS, manifest.hex(), later)
     assert not documents.has_manifest(manifest)
     for version in (1, 2, 10):
         documents.put_root(version, envelope(b"r"))

@@ -24,6 +24,7 @@ from archid.net.peer import Peer
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
+from archid.store.absences import Absences
 from archid.store.bundles import Bundles
 from archid.store.database import Database
 from archid.store.documents import DocumentStore
@@ -139,7 +140,13 @@ class SyncFleet:
         self.catalogue.append(paged.CatalogueRow(name, kind, version, made.manifest))
         return made
 
-    def sign(self, *, denied: tuple[Denial, ...] = (), forget_old: bool = False) -> None:
+    def sign(
+        self,
+        *,
+        denied: tuple[Denial, ...] = (),
+        forget_old: bool = False,
+        issued_s: int | None = None,
+    ) -> None:
         """Grants of everybody enrolled, the lists, and a head that names all of it."""
         tree = build_grants(self.items)
         grants_root = GrantsRoot(
@@ -158,6 +165,8 @@ class SyncFleet:
             roster=self._list(paged.ROSTER, roster),
             denied=denied,
         )
+        if issued_s is not None:
+            self.head = replace(self.head, issued_s=issued_s, expires_s=issued_s + 7 * 86400)
 
     def _list(self, list_type: str, rows: Sequence[Value]) -> ListId:
         index, list_id, pages = paged.build(list_type, self.signed.fleet, rows)
@@ -278,11 +287,13 @@ class SyncNode:
         )
         trees = TreeStore(paths.trees, Layouts(self.documents))
         stack.callback(trees.close)
+        node_db = stack.enter_context(Database(paths.node_db, INDEX_MIGRATIONS))
+        self.absences = Absences(node_db)
         self.library = Library(
             paths,
             documents=self.documents,
             trees=trees,
-            index=ChunkIndex(stack.enter_context(Database(paths.node_db, INDEX_MIGRATIONS))),
+            index=ChunkIndex(node_db),
             bundles=Bundles(paths),
         )
         self.library.open()
