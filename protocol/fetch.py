@@ -3,10 +3,11 @@
 `FetchPlan.step` is given what happened and answers what to do. It knows spans by number, their
 sizes and who holds them; it never sees a byte of content, a socket or a clock. Rules: rarest
 first among what a peer holds, except that who holds everything may pick, knowing best what
-others lack; a small window a peer, so that choices are made late; what a
-silent peer owes is asked elsewhere long before the connection is given up; the last few spans
-are asked twice where that pays; wrong bytes are counted and end in `DropPeer`. Everything is
-deterministic: the same events give the same effects, which `replay` checks.
+others lack; a small window a peer, so that choices are made late; what nodes of the own site
+have is asked there, and what they are fetching awaited (`protocol.site_plan`); what a silent peer
+owes is asked elsewhere long before the connection is given up; the last few spans are asked twice
+where that pays; wrong bytes are counted and end in `DropPeer`. Everything is deterministic: the
+same events give the same effects, which `replay` checks.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from protocol.fetch_board import Board
+from protocol.fetch_choice import Choice
 from protocol.fetch_events import (
     COMPLETE,
-    AskAny,
-    AskSpan,
     CancelOffer,
     CancelSpan,
     DropPeer,
@@ -26,7 +27,6 @@ from protocol.fetch_events import (
     FetchEffect,
     FetchEvent,
     Finished,
-    Have,
     OfferRefused,
     PeerHas,
     PeerJoined,
@@ -37,24 +37,21 @@ from protocol.fetch_events import (
     SpanPicked,
     SpanReceived,
     Tick,
-    UnwantSpan,
     WakeAt,
 )
 from protocol.fetch_habits import (
     MAX_CORRUPT,
-    OFFER_S,
     OFFERS,
     OUT_CODES,
     PATIENCE_CODES,
     WINDOW_BYTES,
     WINDOW_SPANS,
 )
-from protocol.fetch_hedge import END_GAME_SPANS, hedge
 from protocol.fetch_log import LogEntry, Recipe
-from protocol.fetch_offers import OfferTable
 from protocol.fetch_peer import FetchPeer
-from protocol.fetch_spans import SpanTable
+from protocol.fetch_watch import wake_times, watch
 from protocol.messages.codes import ErrorCode
+from protocol.site_plan import SitePlan
 
 
 class FetchPlan:
@@ -64,7 +61,10 @@ class FetchPlan:
     `priorities` come first, 0 where nothing is said. Spans in `by_name` are never offered: they
     are partly held, so that the request has to say which chunks to leave out. With a `seed` (the
     node's id, say) equally rare spans are taken in an order of this node's own, so that a swarm
-    does not ask everybody for the same; without one in the order given. `log` keeps the last
+    does not ask everybody for the same; without one in the order given. The seed is also the name
+    under which the site's other nodes know this one; `topic` (the manifest's id) is the same at
+    all of them. Where the site's line is shared with them, requests to outside begin with one and
+    stay few. `log` keeps the last
     `log_limit` steps, or all of them for None.
     """
 
@@ -80,6 +80,8 @@ class FetchPlan:
         by_name: AbstractSet[SpanKey] = frozenset(),
         priorities: Mapping[SpanKey, int] | None = None,
         seed: bytes = b"",
+        topic: bytes = b"",
+        shared_line: bool = False,
         log_limit: int | None = 4096,
     ) -> None:
         ranks = priorities or {}
@@ -93,45 +95,51 @@ class FetchPlan:
             frozenset(by_name),
             tuple(sorted(ranks.items())),
             seed,
+            topic,
+            shared_line,
         )
         self.log: deque[LogEntry] = deque(maxlen=log_limit)
         self.finished = False
-        self._table = SpanTable(spans, sizes, ranks, seed)
-        self._sizes = self._table.sizes
-        self._offers = OfferTable(spans, self._table.bit_of)
-        self._offer_number = 0
-        self._by_name = self._table.mask_of(by_name)
-        self._largest = max(self._sizes, default=0)
-        self._wanted = self._table.all & ~self._table.mask_of(held)
-        self._missing_bytes = sum(
-            size for span, size in zip(spans, sizes, strict=True) if span not in held
+        self._board = Board(
+            spans, sizes, held, by_name=by_name, priorities=ranks, seed=seed, topic=topic
         )
-        self._peers: dict[PeerName, FetchPeer] = {}
+        self._choice = Choice(
+            self._board,
+            spans,
+            window=window,
+            window_bytes=window_bytes,
+            offers=offers,
+            shared_line=shared_line,
+        )
         self._wake: float | None = None
-        self._hedge_at: float | None = None
 
     # What the owner may want to know
 
     @property
     def missing_spans(self) -> int:
-        return self._wanted.bit_count()
+        return self._board.wanted.bit_count()
 
     @property
     def missing_bytes(self) -> int:
-        return self._missing_bytes
+        return self._board.missing_bytes
 
     @property
     def unobtainable_spans(self) -> int:
         """How many missing spans no peer at hand holds."""
         offered = 0
-        for peer in self._peers.values():
+        for peer in self._board.peers.values():
             offered |= peer.mask
-        return (self._wanted & ~offered).bit_count()
+        return (self._board.wanted & ~offered).bit_count()
 
     @property
     def peers(self) -> Mapping[PeerName, FetchPeer]:
         """Every peer and its state; to look at only."""
-        return self._peers
+        return self._board.peers
+
+    @property
+    def site(self) -> SitePlan:
+        """How the site divides; to look at only."""
+        return self._board.site
 
     # The machine
 
@@ -141,13 +149,13 @@ class FetchPlan:
         effects: list[FetchEffect] = []
         if not self.finished:
             effects += self._handle(event, now)
-            if self._wanted:
-                effects += self._watch(now)
-                effects += self._fill(now)
+            if self._board.wanted:
+                effects += watch(self._board, now)
+                effects += self._choice.fill(now)
                 effects += self._wake_effect(now)
             else:
                 self.finished = True
-                self._peers.clear()
+                self._board.peers.clear()
                 effects.append(Finished())
         self.log.append((now, event, tuple(effects)))
         return effects
@@ -156,14 +164,14 @@ class FetchPlan:
         if isinstance(event, Tick):
             return ()
         if isinstance(event, PeerJoined):
-            return self._peer_joined(event.peer, event.have, picks=event.picks)
+            return self._peer_joined(event, now)
         if isinstance(event, PeerLost):
-            self._remove(event.peer)
+            self._board.remove(event.peer)
             return ()
-        peer = self._peers.get(event.peer) if event.peer is not None else None
+        peer = self._board.peers.get(event.peer) if event.peer is not None else None
         if isinstance(event, OfferRefused):
             return self._offer_refused(event.peer, peer, event.offer, event.code, now)
-        bit = self._table.bit_of.get(event.span)
+        bit = self._board.table.bit_of.get(event.span)
         if bit is None:
             return ()
         if isinstance(event, SpanReceived):
@@ -171,7 +179,8 @@ class FetchPlan:
         if peer is None or event.peer is None:
             return ()
         if isinstance(event, PeerHas):
-            self._set_mask(peer, peer.mask | 1 << bit)
+            self._board.set_mask(peer, peer.mask | 1 << bit)
+            self._board.site.has(event.peer, bit, self._board.wanted, now)
             return ()
         if isinstance(event, SpanPicked):
             return self._span_picked(event.peer, peer, event.offer, bit, now)
@@ -179,32 +188,40 @@ class FetchPlan:
             return self._span_corrupt(event.peer, peer, bit, now)
         return self._span_refused(event.peer, peer, bit, event.code, now)
 
-    def _peer_joined(self, name: PeerName, have: Have, *, picks: bool) -> Iterable[FetchEffect]:
-        counted = have is not COMPLETE
-        mask = self._table.all if have is COMPLETE else self._table.mask_of(have)
-        peer = self._peers.get(name)
+    def _peer_joined(self, event: PeerJoined, now: float) -> Iterable[FetchEffect]:
+        board, name = self._board, event.peer
+        counted = event.have is not COMPLETE
+        mask = board.table.all if event.have is COMPLETE else board.table.mask_of(event.have)
+        peer = board.peers.get(name)
         if peer is None:
-            peer = self._peers[name] = FetchPeer(0, counted, self._table.rank(name))
+            peer = board.peers[name] = FetchPeer(0, counted, board.table.rank(name))
         else:
-            self._set_mask(peer, 0)
+            board.set_mask(peer, 0)
             peer.counted = counted
-        peer.picks = picks and not counted
-        self._set_mask(peer, mask)
+        peer.picks = event.picks and not counted
+        peer.near = event.near
+        board.set_mask(peer, mask)
+        board.site.left(name)
+        if event.near and counted:
+            board.site.joined(name, mask, now)
         return ()
 
     def _span_received(self, peer: FetchPeer | None, bit: int, now: float) -> Iterable[FetchEffect]:
-        size = self._sizes[bit]
+        size = self._board.sizes[bit]
         if peer is not None and peer.forget(bit, size):
             peer.progressed(size, now)
-        if not self._wanted >> bit & 1:
+            if not peer.near:
+                self._board.came_from_outside += 1
+                self._board.site.own_came(now)
+        if not self._board.wanted >> bit & 1:
             return ()
-        self._wanted &= ~(1 << bit)
-        self._missing_bytes -= size
+        self._board.wanted &= ~(1 << bit)
+        self._board.missing_bytes -= size
         return [
-            *self._unwant(bit),
+            *self._board.unwant(bit),
             *(
-                CancelSpan(name, self._table.spans[bit])
-                for name, other in sorted(self._peers.items())
+                CancelSpan(name, self._board.table.spans[bit])
+                for name, other in sorted(self._board.peers.items())
                 if other.forget(bit, size)
             ),
         ]
@@ -214,11 +231,11 @@ class FetchPlan:
     ) -> Iterable[FetchEffect]:
         if number not in peer.offers:
             return ()
-        superfluous = bit in peer.asked or not self._wanted >> bit & 1
+        superfluous = bit in peer.asked or not self._board.wanted >> bit & 1
         if not superfluous:
-            peer.ask(bit, self._sizes[bit], now)
+            peer.ask(bit, self._board.sizes[bit], now)
         peer.end_offer(number)
-        return [CancelOffer(name, number)] if superfluous else self._unwant(bit)
+        return [CancelOffer(name, number)] if superfluous else self._board.unwant(bit)
 
     def _offer_refused(
         self,
@@ -231,97 +248,48 @@ class FetchPlan:
         if peer is None or number not in peer.offers:
             return ()
         if code in OUT_CODES:
-            self._remove(name)
+            self._board.remove(name)
             return [DropPeer(name, DropReason.REFUSES)]
         offered = peer.offers[number].mask
         peer.end_offer(number)
         if code in PATIENCE_CODES or (code is ErrorCode.CANCELLED and offered):
             peer.refused_busy(now)
         elif code is not ErrorCode.CANCELLED:
-            self._set_mask(peer, peer.mask & ~offered)
+            self._board.lacks(peer, offered)
         return ()
-
-    def _unwant(self, bit: int) -> list[FetchEffect]:
-        """A span is in flight or held: take it out of whatever it is still offered in."""
-        effects: list[FetchEffect] = []
-        for name, peer in sorted(self._peers.items()):
-            offered = [offer for offer in peer.offers.values() if offer.mask >> bit & 1]
-            for offer in offered:
-                offer.mask &= ~(1 << bit)
-            if offered:
-                effects.append(UnwantSpan(name, self._table.spans[bit]))
-        return effects
 
     def _span_corrupt(
         self, name: PeerName, peer: FetchPeer, bit: int, now: float
     ) -> Iterable[FetchEffect]:
-        if peer.forget(bit, self._sizes[bit]):
+        if peer.forget(bit, self._board.sizes[bit]):
             peer.last_progress = now
             peer.stalled = False
-        self._set_mask(peer, peer.mask & ~(1 << bit))
+        self._board.lacks(peer, 1 << bit)
         peer.corrupt_count += 1
         if peer.corrupt_count < MAX_CORRUPT:
             return ()
-        self._remove(name)
+        self._board.remove(name)
         return [DropPeer(name, DropReason.CORRUPTS)]
 
     def _span_refused(
         self, name: PeerName, peer: FetchPeer, bit: int, code: ErrorCode, now: float
     ) -> Iterable[FetchEffect]:
         if code in OUT_CODES:
-            self._remove(name)
+            self._board.remove(name)
             return [DropPeer(name, DropReason.REFUSES)]
-        if peer.forget(bit, self._sizes[bit]):
+        if peer.forget(bit, self._board.sizes[bit]):
             peer.last_progress = now
             peer.stalled = False
             if code in PATIENCE_CODES:
                 peer.refused_busy(now)
             elif code is not ErrorCode.CANCELLED:
-                self._set_mask(peer, peer.mask & ~(1 << bit))
+                self._board.lacks(peer, 1 << bit)
         return ()
 
-    def _remove(self, name: PeerName) -> None:
-        peer = self._peers.pop(name, None)
-        if peer is not None:
-            self._set_mask(peer, 0)
-
-    def _set_mask(self, peer: FetchPeer, mask: int) -> None:
-        if peer.counted:
-            self._table.count(before=peer.mask, after=mask)
-        peer.mask = mask
-
-    # Silence
-
-    def _watch(self, now: float) -> Iterable[FetchEffect]:
-        effects: list[FetchEffect] = []
-        for name, peer in sorted(self._peers.items()):
-            if peer.owes and now >= peer.give_up_at:
-                self._remove(name)
-                effects.append(DropPeer(name, DropReason.SILENT))
-                continue
-            if peer.owes and now >= self._stall_at(peer):
-                peer.stalled = True
-            for number, offer in list(peer.offers.items()):
-                if now >= offer.asked_at + OFFER_S:
-                    peer.silent = True
-                    peer.end_offer(number)
-                    effects.append(CancelOffer(name, number))
-        return effects
-
-    def _stall_at(self, peer: FetchPeer) -> float:
-        return peer.stall_at(self._sizes[next(iter(peer.asked))] if peer.asked else self._largest)
-
     def _wake_effect(self, now: float) -> Iterable[FetchEffect]:
-        times = [] if self._hedge_at is None else [self._hedge_at]
-        for peer in self._peers.values():
-            if peer.offers:
-                times.append(min(offer.asked_at for offer in peer.offers.values()) + OFFER_S)
-            if peer.owes:
-                stall_at = self._stall_at(peer)
-                # One that was silent before may be past it as soon as it is asked again.
-                times.append(stall_at if now < stall_at and not peer.stalled else peer.give_up_at)
-            if peer.busy_until > now and self._wanted & peer.mask:
-                times.append(peer.busy_until)
+        times = list(wake_times(self._board, now))
+        if self._choice.look_at is not None:
+            times.append(self._choice.look_at)
         if not times:
             return ()
         at = min(times)
@@ -329,70 +297,3 @@ class FetchPlan:
             return ()  # an earlier wake is due; it will look again
         self._wake = at
         return (WakeAt(at),)
-
-    # Choosing
-
-    def _fill(self, now: float) -> Iterable[FetchEffect]:
-        """Ask every peer with room, one span each in turn, partial holders first."""
-        effects: list[FetchEffect] = []
-        self._hedge_at = None
-        covered = stalled = offers = 0
-        for peer in self._peers.values():
-            if peer.stalled:
-                stalled |= peer.asked_mask
-            else:
-                covered |= peer.asked_mask
-                offers += len(peer.offers)
-        turn = sorted(
-            self._peers.items(), key=lambda item: (not item[1].counted, item[1].owes, item[1].rank)
-        )
-        while turn:
-            again = []
-            for name, peer in turn:
-                if not self._has_room(peer, now):
-                    continue
-                free = self._wanted & ~covered & peer.mask & ~peer.asked_mask
-                if peer.picks and (open_to_all := free & ~self._by_name):
-                    if open_to_all.bit_count() > offers:
-                        effects.append(self._offer(name, peer, open_to_all, now))
-                        offers += 1
-                        again.append((name, peer))
-                        continue
-                    free &= self._by_name  # the rest is as good as picked
-                bit = self._table.rarest(free & ~stalled)
-                if bit is None:
-                    bit = self._table.rarest(free)
-                if bit is None and not self._wanted & ~covered & ~stalled:
-                    bit = self._hedge(peer, now)
-                if bit is None:
-                    continue
-                peer.ask(bit, self._sizes[bit], now)
-                covered |= 1 << bit
-                effects.append(AskSpan(name, self._table.spans[bit]))
-                effects += self._unwant(bit)
-                again.append((name, peer))
-            turn = again
-        return effects
-
-    def _has_room(self, peer: FetchPeer, now: float) -> bool:
-        return (
-            not peer.stalled
-            and peer.busy_until <= now
-            and peer.owes < (self.recipe.offers if peer.picks else self.recipe.window)
-            and (not peer.asked or peer.outstanding_bytes < self.recipe.window_bytes)
-        )
-
-    def _hedge(self, peer: FetchPeer, now: float) -> int | None:
-        if self.missing_spans > END_GAME_SPANS:
-            return None
-        bit, look_at = hedge(self._peers.values(), self._sizes, self._wanted, peer, now)
-        if look_at is not None:
-            self._hedge_at = min(look_at, self._hedge_at or look_at)
-        return bit
-
-    def _offer(self, name: PeerName, peer: FetchPeer, free: int, now: float) -> AskAny:
-        """Let a peer pick from what is free and most urgent."""
-        self._offer_number += 1
-        mask, wanted = self._offers.offer(self._table.most_urgent(free), self._wanted)
-        peer.offer(self._offer_number, mask, now)
-        return AskAny(name, self._offer_number, wanted)

@@ -49,6 +49,8 @@ class PeerJoined:
     have: Have
     picks: bool = False
     """Whether it can be asked for any of several spans (the feature `swarm`)."""
+    near: bool = False
+    """Whether it stands at this node's site, so that asking it costs the site's line nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from protocol.fetch_spans import bits
 END_GAME_SPANS: Final = 8
 HEDGE_S: Final = 1.0
 """How long the only copy of a last span may take before another is asked, rates unknown."""
+MIN_GAIN_S: Final = 0.25
+"""What a second copy must save at the least: where all is fast there is nothing to save."""
 
 
 class Hedge(NamedTuple):
@@ -43,7 +45,7 @@ def hedge(
             theirs -= now - holder.last_progress
             mine = (peer.outstanding_bytes + sizes[bit]) / peer.rate
             gain = theirs - 1.5 * mine
-            if gain <= 0:
+            if gain <= MIN_GAIN_S:
                 continue
         if best is None or gain > best[0]:
             best = (gain, bit)

@@ -21,3 +21,5 @@ class Recipe(NamedTuple):
     by_name: frozenset[SpanKey]
     priorities: tuple[tuple[SpanKey, int], ...]
     seed: bytes
+    topic: bytes = b""
+    shared_line: bool = False

@@ -8,7 +8,7 @@ nothing: until the server has picked, every span of it may be asked for elsewher
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Final, TypeAlias
 
 from protocol.fetch_events import SpanKey, Wanted
@@ -68,3 +68,16 @@ class OfferTable:
                 found.append((piece_index, offered))
                 count += len(offered)
         return found
+
+
+def without(wanted: Wanted, left_out: Set[SpanKey]) -> Wanted:
+    """The same bitmaps without these spans."""
+    if not left_out:
+        return wanted
+    found = {piece_index: bytearray(bitmap) for piece_index, bitmap in wanted}
+    for piece_index, n in left_out:
+        bitmap = found.get(piece_index)
+        if bitmap is not None and n // 8 < len(bitmap):
+            bitmap[n // 8] &= ~(1 << n % 8)
+    trimmed = ((piece_index, bytes(bitmap).rstrip(b"\0")) for piece_index, bitmap in found.items())
+    return tuple((piece_index, bitmap) for piece_index, bitmap in trimmed if bitmap)

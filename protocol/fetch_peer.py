@@ -5,6 +5,7 @@ Sets of spans are integers, one bit a span, as `protocol.fetch_spans` numbers th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,9 +19,21 @@ GIVE_UP_S: Final = 300.0
 """Silence after which a peer that was asked is dropped."""
 FIRST_BACKOFF_S: Final = 0.5
 MAX_BACKOFF_S: Final = 30.0
+FIRST_WINDOW: Final = 2
+"""Requests that keep a line full if nothing is known of it."""
+WINDOW_S: Final = 0.5
+"""A line that others use too is kept full for so long, which is more than its delay: what is asked
+for later is chosen better."""
 RATE_WEIGHT: Final = 0.3
 """Weight of the newest sample in the moving average of the rate."""
 MIN_SAMPLE_S: Final = 0.005
+
+
+def window(rate: float, span_bytes: float) -> int:
+    """How many spans of this size keep a line full, one waiting while others are sent."""
+    if not span_bytes:
+        return FIRST_WINDOW
+    return max(FIRST_WINDOW, 1 + math.ceil(WINDOW_S * rate / span_bytes))
 
 
 @dataclass(slots=True)
@@ -40,6 +53,10 @@ class FetchPeer:
     """Whether its spans count for rarity: holders of everything do not."""
     rank: bytes
     """Among equals the lower is asked first; another order at every node, so that load spreads."""
+    near: bool = False
+    """Whether it stands at this node's site: asking it costs the site's line nothing."""
+    assigned: int = 0
+    """Of a peer that picks: what it may be offered, while others pick too."""
     asked: dict[int, float] = field(default_factory=dict)
     """Bit of each span it was asked, in order, and when."""
     asked_mask: int = 0
@@ -51,6 +68,8 @@ class FetchPeer:
     outstanding_bytes: int = 0
     last_progress: float = 0.0
     unsampled_bytes: int = 0
+    came: int = 0
+    """Spans that it has sent."""
     rate: float | None = None
     busy_until: float = 0.0
     backoff_s: float = FIRST_BACKOFF_S
@@ -78,6 +97,14 @@ class FetchPeer:
         return True
 
     @property
+    def offered(self) -> int:
+        """What it may pick from by now."""
+        mask = 0
+        for offer in self.offers.values():
+            mask |= offer.mask
+        return mask
+
+    @property
     def owes(self) -> int:
         """How many requests it has not answered."""
         return len(self.asked) + len(self.offers)
@@ -99,6 +126,7 @@ class FetchPeer:
 
     def progressed(self, size_bytes: int, now: float) -> None:
         """It has sent a span that it was asked: measure, and believe in it again."""
+        self.came += 1
         self.unsampled_bytes += size_bytes
         elapsed = now - self.last_progress
         if elapsed >= MIN_SAMPLE_S and self.unsampled_bytes:

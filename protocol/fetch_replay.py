@@ -20,6 +20,8 @@ def replay(recipe: Recipe, log: Iterable[LogEntry]) -> int | None:
         by_name=recipe.by_name,
         priorities=dict(recipe.priorities),
         seed=recipe.seed,
+        topic=recipe.topic,
+        shared_line=recipe.shared_line,
         log_limit=0,
     )
     for index, (now, event, effects) in enumerate(log):

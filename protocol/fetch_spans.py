@@ -22,6 +22,20 @@ def bits(mask: int) -> Iterator[int]:
         mask ^= low
 
 
+def lowest(mask: int, count: int) -> int:
+    """The lowest `count` bits of a set, or all of it."""
+    if count <= 0:
+        return 0
+    low, high = 0, mask.bit_length()
+    while low < high:
+        middle = (low + high) // 2
+        if (mask & (1 << middle) - 1).bit_count() < count:
+            low = middle + 1
+        else:
+            high = middle
+    return mask & (1 << low) - 1
+
+
 class SpanTable:
     """All spans of one plan: their bits, sizes, priorities and rarity.
 

@@ -101,6 +101,7 @@ class Node:
             journal=state.journal,
             events=self.events,
             proof_for=self.leaf.proof_for,
+            site=lambda: self.leaf.facts.site if self.leaf.facts else "",
         )
         self.healing = Healing(
             library=state.library,

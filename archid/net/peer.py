@@ -176,14 +176,15 @@ class Peer(Pump):
 
     async def request_all(
         self,
-        message: Request,
+        message: Request | Callable[[], Request],
         *,
         timeout_s: float | None = None,
         on_part: Callable[[Answer], None] | None = None,
     ) -> list[Answer]:
         """The same for requests whose answer has several parts (GetPieces, GetAny).
 
-        `on_part` is called with each part as soon as it is in.
+        `on_part` is called with each part as soon as it is in. What to ask may be given as a
+        function, which is called when it goes out, and not at all if it never does.
         """
         limit_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
         number = 0
@@ -191,9 +192,10 @@ class Peer(Pump):
             with trio.move_on_after(limit_s):
                 await self._wait_for_slot()
                 # No await from taking the number to sending: numbers go out in their order.
+                asked = message if isinstance(message, Request) else message()
                 number = self.connection.next_request()
                 waiting = self._waiting[number] = _Waiting(
-                    _numbered(message, number), on_part=on_part
+                    _numbered(asked, number), on_part=on_part
                 )
                 self.push(waiting.request)
                 await waiting.done.wait()
@@ -205,7 +207,7 @@ class Peer(Pump):
             if unanswered and not unanswered.done.is_set() and not self.closed.is_set():
                 self.push(Cancel(number))
         raise PeerTooSlow(
-            f"{self.remote} did not answer {type(message).__name__} within {limit_s:g} seconds"
+            f"{self.remote} did not answer {_name(message)} within {limit_s:g} seconds"
         )
 
     async def _wait_for_slot(self) -> None:
@@ -313,6 +315,10 @@ class Peer(Pump):
             channel.close()
         self._notices_in.close()
         self._steps_in.close()
+
+
+def _name(message: Request | Callable[[], Request]) -> str:
+    return type(message).__name__ if isinstance(message, Request) else "a request"
 
 
 def _numbered(message: Request, number: int) -> Request:

@@ -238,7 +238,13 @@ class FetchJob:
         if filling.is_complete:
             return
         planned = await trio.to_thread.run_sync(
-            partial(plan_spans, layout, filling, seed=self._seed)
+            partial(
+                plan_spans,
+                layout,
+                filling,
+                seed=self._seed,
+                shared_line=self._sources.share_line,
+            )
         )
         run = SpanRun(
             planned,

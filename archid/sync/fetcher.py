@@ -72,7 +72,10 @@ class _Retry:
 
 
 class Fetcher:
-    """Runs fetch jobs for what is wanted; `placed` fires whenever a tree has come to stand."""
+    """Runs fetch jobs for what is wanted; `placed` fires whenever a tree has come to stand.
+
+    `site` says at which site this node stands, "" for none: its nodes divide the work.
+    """
 
     def __init__(
         self,
@@ -84,6 +87,7 @@ class Fetcher:
         journal: Journal,
         events: EventHub,
         proof_for: Callable[[ManifestId], bytes],
+        site: Callable[[], str] = str,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.placed = Signal()
@@ -95,6 +99,7 @@ class Fetcher:
         self._journal = journal
         self._events = events
         self._proof_for = proof_for
+        self._site = site
         self._clock = clock
         self._wants: Mapping[ManifestId, Want] = {}
         self._wanted = Signal()
@@ -211,7 +216,9 @@ class Fetcher:
 
     async def _run_job(self, manifest: ManifestId, job: _Job) -> None:
         retry = self._retries.get(manifest)
-        sources = Sources(manifest, self._directory, lambda: self._proof_for(manifest))
+        sources = Sources(
+            manifest, self._directory, lambda: self._proof_for(manifest), self._site()
+        )
         fetch = FetchJob(
             sources,
             job.progress,

@@ -28,6 +28,8 @@ log = get_logger(__name__)
 
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
+LONGEST_NEAR_RETRY_S: Final = 2.0
+"""For nodes of the same site: soon after one begins to fetch the same, the others are to know."""
 MAX_TOLD: Final = 16_384
 """Announcements kept of one peer before a fetch makes use of them; it is asked again anyway."""
 
@@ -74,7 +76,9 @@ class Sources:
         manifest: ManifestId,
         directory: PeerDirectory,
         proof: Callable[[], bytes],
+        site: str = "",
     ) -> None:
+        """`site` is where this node stands, "" for nowhere in particular."""
         self.manifest = manifest
         self.ready: dict[Peer, HaveMap] = {}
         self.refusals: dict[str, str] = {}
@@ -84,6 +88,7 @@ class Sources:
         """Called with what a peer announces; False keeps it for who looks at `ready` later."""
         self._directory = directory
         self._proof = proof
+        self._site = site
         self._followed: dict[Peer, _Followed] = {}
 
     async def run(self) -> None:
@@ -112,6 +117,15 @@ class Sources:
             return
         if len(followed.told) < MAX_TOLD:
             followed.told.add((piece, n))
+
+    def is_near(self, peer: Peer) -> bool:
+        """Whether a peer stands at this node's site."""
+        return bool(self._site) and peer.facts.site == self._site
+
+    @property
+    def share_line(self) -> bool:
+        """Whether nodes of the same site are connected, which may want the same."""
+        return any(self.is_near(peer) for peer in self._followed)
 
     def names(self) -> tuple[str, ...]:
         """Who is ready, for people."""
@@ -144,6 +158,7 @@ class Sources:
 
     async def _follow(self, peer: Peer, followed: _Followed) -> None:
         wait_s = FIRST_RETRY_S
+        longest_s = LONGEST_NEAR_RETRY_S if self.is_near(peer) else LONGEST_RETRY_S
         with followed.scope:
             while True:
                 followed.failed = trio.Event()
@@ -168,7 +183,7 @@ class Sources:
                 if trio.current_time() - asked_at > LONGEST_RETRY_S:
                     wait_s = FIRST_RETRY_S
                 await trio.sleep(wait_s)
-                wait_s = min(wait_s * 2, LONGEST_RETRY_S)
+                wait_s = min(wait_s * 2, longest_s)
 
     async def _ask(self, peer: Peer, told: set[tuple[PieceId, int]]) -> HaveMap:
         await peer.request(Entitle(0, self.manifest, self._proof()))

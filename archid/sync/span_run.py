@@ -54,6 +54,7 @@ from protocol.fetch_events import (
     Wanted,
 )
 from protocol.fetch_events import PeerLost as PlanPeerLost
+from protocol.fetch_offers import without
 from protocol.ids import PieceId
 from protocol.layout import Layout, Span
 from protocol.messages import Answer, ErrorCode, GetAny, GetSpan, Picked, SpanAnswer, Unwant
@@ -71,8 +72,12 @@ class PlannedSpans(NamedTuple):
     spans: dict[SpanKey, Span]
 
 
-def plan_spans(layout: Layout, filling: Filling, *, seed: bytes) -> PlannedSpans:
-    """What is to be fetched of a version; takes time with the number of its chunks."""
+def plan_spans(layout: Layout, filling: Filling, *, seed: bytes, shared_line: bool) -> PlannedSpans:
+    """What is to be fetched of a version; takes time with the number of its chunks.
+
+    `seed` is this node's id, as its site's other nodes know it; `shared_line` says whether there
+    are any that may fetch the same.
+    """
     spans = {SpanKey(span.piece_index, span.n): span for span in layout.spans}
     keys = list(spans)
     held = {keys[n] for n in filling.held_spans()}
@@ -82,7 +87,20 @@ def plan_spans(layout: Layout, filling: Filling, *, seed: bytes) -> PlannedSpans
         for key, span in spans.items()
         if key not in held and filling.skip(span) != layout.others(span)
     }
-    return PlannedSpans(FetchPlan(keys, sizes, held, by_name=partly, seed=seed), spans)
+    plan = FetchPlan(
+        keys,
+        sizes,
+        held,
+        by_name=partly,
+        seed=seed,
+        topic=layout.manifest,
+        shared_line=shared_line,
+    )
+    return PlannedSpans(plan, spans)
+
+
+class _NothingToAsk(Exception):
+    """All that was offered was taken back before it went out."""
 
 
 class _Joined(NamedTuple):
@@ -122,6 +140,8 @@ class SpanRun:
         self._joined: dict[PeerName, _Joined] = {}
         self._asked: dict[tuple[Peer, SpanKey], trio.CancelScope] = {}
         self._offered: dict[tuple[Peer, int], trio.CancelScope] = {}
+        self._unsent: dict[tuple[Peer, int], set[SpanKey]] = {}
+        """Offers that have not gone out yet, and what was taken out of them meanwhile."""
         self._wake = math.inf
 
     async def run(self) -> None:
@@ -172,7 +192,12 @@ class SpanRun:
                 self._progress.waiting(sources.why_none())
 
     def _joins(self, peer: Peer, have: HaveMap) -> PeerJoined:
-        return PeerJoined(peer.node, have.of(self._spans), picks=SWARM in peer.features)
+        return PeerJoined(
+            peer.node,
+            have.of(self._spans),
+            picks=SWARM in peer.features,
+            near=self._sources.is_near(peer),
+        )
 
     def _heard(self, peer: Peer, piece: PieceId, n: int) -> bool:
         """A peer has announced a span; False while the machine does not know the peer."""
@@ -202,6 +227,7 @@ class SpanRun:
                 case AskAny(name, offer, wanted):
                     if joined := self._joined.get(name):
                         scope = self._offered[joined.peer, offer] = trio.CancelScope()
+                        self._unsent[joined.peer, offer] = set()
                         nursery.start_soon(self._ask_any, joined.peer, offer, wanted, scope)
                 case CancelOffer(name, offer):
                     joined = self._joined.get(name)
@@ -247,6 +273,7 @@ class SpanRun:
                 event = await self._fetch_any(peer, offer, wanted, picked, on_part)
         finally:
             self._offered.pop((peer, offer), None)
+            self._unsent.pop((peer, offer), None)
             for key in picked:
                 if self._asked.get((peer, key)) is scope:
                     del self._asked[peer, key]
@@ -263,9 +290,17 @@ class SpanRun:
     ) -> FetchEvent | None:
         """Let the peer pick, and have what it sends written."""
         code = ErrorCode.BUSY
+
+        def ask() -> GetAny:
+            left = without(wanted, self._unsent.pop((peer, offer), set()))
+            if not left:
+                raise _NothingToAsk
+            return GetAny(0, self._manifest, left)
+
         try:
-            request = GetAny(0, self._manifest, wanted)
-            *_, answer = await peer.request_all(request, on_part=on_part)
+            *_, answer = await peer.request_all(ask, on_part=on_part)
+        except _NothingToAsk:
+            code = ErrorCode.CANCELLED
         except PeerRefused as refused:
             code = refused.reason
         except PeerTooSlow:
@@ -287,6 +322,9 @@ class SpanRun:
         return OfferRefused(peer.node, offer, code) if there else None
 
     def _unwant(self, peer: Peer, key: SpanKey) -> None:
+        for (offered, _), left_out in self._unsent.items():
+            if offered is peer:
+                left_out.add(key)
         unwant = Unwant(max(peer.connection.last_request, 1), self._manifest, *key)
         with suppress(ArchidError):  # it has gone, as the machine will hear
             peer.push(unwant)

@@ -10,6 +10,7 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Self
 
@@ -20,13 +21,17 @@ WAKE = b"w"
 class Relay:
     """Passes connections to `address` on to `target`, while it is open; a context manager.
 
-    `down_bytes` counts what went from the target to those who dialled, since `count_again`.
+    `down_bytes` counts what went from the target to those who dialled, since `count_again`. With
+    `rate_bytes_per_s` set, that is how fast all of them together get it.
     """
 
     def __init__(self, address: str, *, is_open: bool = True) -> None:
         self.address = address
         self.target = ""
         self.down_bytes = 0
+        self.rate_bytes_per_s: float | None = None
+        self._free_at = 0.0
+        self._ended = threading.Event()
         self._open = threading.Event()
         if is_open:
             self._open.set()
@@ -46,6 +51,7 @@ class Relay:
 
     def __exit__(self, *exc_info: object) -> None:
         self._waker.send(WAKE)
+        self._ended.set()
         self.open()
         self.cut()
         for thread in self._threads:
@@ -110,6 +116,8 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := source.recv(READ_BYTES):
                 self._open.wait()
+                if down:
+                    self._take_turn(len(data))
                 sink.sendall(data)
                 if down:
                     self._count(len(data))
@@ -117,6 +125,16 @@ class Relay:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         ended.wait()
+
+    def _take_turn(self, size: int) -> None:
+        """Wait until the line has carried what is ahead of this, if it has a rate."""
+        if self.rate_bytes_per_s is None:
+            return
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + size / self.rate_bytes_per_s
+            wait_s = self._free_at - now
+        self._ended.wait(wait_s)
 
     def _end(self, *pair: socket.socket) -> None:
         with self._lock:

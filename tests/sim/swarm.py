@@ -2,17 +2,19 @@
 
 Every node has a `FetchPlan` and serves through a `ServeChoice`, as in the daemon; lines have a
 rate each way and a delay. A server sends one span at a time, taking turns among those who have
-asked it; a receiver's line takes one after the other. Time is a number in a queue of events, so
-a run is the same run on every machine: `python -m tests.sim.swarm SEED` prints its hash.
+asked it; a receiver's line takes one after the other. Receivers may stand at sites, where what
+comes from outside goes through one line, and find one another a while after they begin. Time is
+a number in a queue of events, so a run is the same run on every machine: `python -m
+tests.sim.swarm SEED` prints its hash.
 """
 
 from __future__ import annotations
 
 import heapq
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -31,6 +33,7 @@ from protocol.fetch_events import (
     OfferRefused,
     PeerHas,
     PeerJoined,
+    PeerLost,
     SpanKey,
     SpanPicked,
     SpanReceived,
@@ -64,6 +67,18 @@ class Swarm:
     """Bytes a second, each way, of every node."""
     delay_s: float = 0.002
     seed: int = 1
+    site_size: int = 0
+    """So many receivers stand at each site; 0: none do."""
+    line_rate: float = 1.25e6
+    """Of what comes into a site from outside."""
+    meet_s: float = 0.5
+    """How long after they begin the nodes of a site know of one another."""
+    divide: bool = True
+    """Whether the nodes of a site know that they are: else each fetches as if alone."""
+    stuck: frozenset[int] = frozenset()
+    """Receivers (0 is the first) that get nothing from outside."""
+    lost: tuple[tuple[int, float], ...] = ()
+    """Receivers that vanish at a time."""
 
     @property
     def lower_bound_s(self) -> float:
@@ -82,6 +97,8 @@ class Result:
     """Bytes that the seeds sent, over the size."""
     duplicate_bytes: int
     log_hash: str
+    line_copies: float = 0.0
+    """Bytes that the busiest site's line carried, over the size."""
 
 
 @dataclass
@@ -124,6 +141,19 @@ class Simulation:
         self._count = 0
         self._requests = 0
         self._hash = blake3()
+        self.line_free_at: dict[int, float] = {}
+        self.line_spans: Counter[int] = Counter()
+        self.gone: set[int] = set()
+        self.met: set[tuple[int, int]] = set()
+
+    def site(self, number: int) -> int | None:
+        """The site of a node, None for one that stands nowhere."""
+        receiver = number - self.swarm.seeds
+        return receiver // self.swarm.site_size if receiver >= 0 < self.swarm.site_size else None
+
+    def near(self, one: int, other: int) -> bool:
+        """Whether two nodes stand at one site."""
+        return self.site(one) is not None and self.site(one) == self.site(other)
 
     def _node(self, number: int) -> _Node:
         name = b"%03d" % number
@@ -132,7 +162,13 @@ class Simulation:
         if number >= self.swarm.seeds:
             sizes = [MIB] * len(self.keys)
             plan = FetchPlan(
-                self.keys, sizes, window=self.swarm.window, offers=self.swarm.offers, seed=name
+                self.keys,
+                sizes,
+                window=self.swarm.window,
+                offers=self.swarm.offers,
+                seed=name,
+                topic=MANIFEST,
+                shared_line=self.swarm.site_size > 1,
             )
             held = set()
         choice = ServeChoice(randrange=Random(self.random.getrandbits(64)).randrange)
@@ -149,8 +185,15 @@ class Simulation:
                     picks = self.swarm.picks and other.plan is None
                     # Nobody starts at the very same moment.
                     start_s = self.random.random() * 0.01
-                    joined = PeerJoined(b"%03d" % number, have, picks)
-                    self._at(start_s, self._tell, receiver, joined)
+                    near = self.near(receiver, number)
+                    if near:
+                        start_s += self.swarm.meet_s
+                    elif other.plan is not None and self.swarm.site_size:
+                        continue  # rooms of different sites know nothing of one another here
+                    joined = PeerJoined(b"%03d" % number, have, picks, near and self.swarm.divide)
+                    self._at(start_s, self._join, receiver, number, joined)
+        for receiver, at_s in self.swarm.lost:
+            self._at(at_s, self._lose, receiver + self.swarm.seeds)
         while self.unfinished:
             self.now, _, action = heapq.heappop(self._events)
             action()
@@ -161,7 +204,24 @@ class Simulation:
             copies / len(self.keys),
             (self.received - wanted) * MIB,
             self._hash.hexdigest(),
+            max(self.line_spans.values(), default=0) / len(self.keys),
         )
+
+    def _join(self, receiver: int, number: int, joined: PeerJoined) -> None:
+        if receiver in self.gone or number in self.gone:
+            return
+        if self.nodes[number].plan is not None:
+            have = frozenset(self.keys[span] for span in self.nodes[number].held)
+            joined = replace(joined, have=have)
+        self.met.add((receiver, number))
+        self._tell(receiver, joined)
+
+    def _lose(self, number: int) -> None:
+        self.gone.add(number)
+        node = self.nodes[number]
+        self.unfinished -= node.plan is not None and not node.plan.finished
+        for other in range(len(self.nodes)):
+            self._later(self._tell, other, PeerLost(node.name))
 
     def _at(self, when: float, action: Callable[..., None], *arguments: object) -> None:
         self._count += 1
@@ -174,7 +234,7 @@ class Simulation:
 
     def _tell(self, receiver: int, event: FetchEvent) -> None:
         node = self.nodes[receiver]
-        if node.plan is None or node.plan.finished:
+        if node.plan is None or node.plan.finished or receiver in self.gone:
             return
         effects = node.plan.step(event, now=self.now)
         self._hash.update(f"{self.now!r} {receiver} {event} {effects}\n".encode())
@@ -213,12 +273,14 @@ class Simulation:
 
     def _arrived(self, receiver: int, server: int, span: int) -> None:
         node = self.nodes[receiver]
+        if receiver in self.gone:
+            return
         self.received += 1
         key = self.keys[span]
         if span not in node.held:
             node.held.add(span)
-            for number, other in enumerate(self.nodes):
-                if other.plan is not None and number != receiver:
+            for number in range(len(self.nodes)):
+                if (number, receiver) in self.met:
                     self._later(self._tell, number, PeerHas(node.name, key))
         self._tell(receiver, SpanReceived(self.nodes[server].name, key))
 
@@ -230,6 +292,8 @@ class Simulation:
 
     def _asked(self, server: int, receiver: int, asked: _Asked) -> None:
         node = self.nodes[server]
+        if receiver - self.swarm.seeds in self.swarm.stuck and not self.near(receiver, server):
+            return
         if receiver not in node.queues:
             node.queues[receiver] = deque()
             node.turn.append(receiver)
@@ -246,7 +310,7 @@ class Simulation:
 
     def _serve(self, server: int) -> None:
         node = self.nodes[server]
-        while not node.sending and any(node.queues.values()):
+        while not node.sending and server not in self.gone and any(node.queues.values()):
             receiver = node.turn[0]
             node.turn.rotate(-1)
             if not node.queues[receiver]:
@@ -278,12 +342,20 @@ class Simulation:
 
     def _sent(self, server: int, receiver: int, span: int) -> None:
         self.nodes[server].sending = False
+        began = self.now - MIB / self.swarm.rate + self.swarm.delay_s
+        if (site := self.site(receiver)) is not None and not self.near(receiver, server):
+            self.line_spans[site] += 1
+            through = max(began, self.line_free_at.get(site, 0.0)) + MIB / self.swarm.line_rate
+            self.line_free_at[site] = through
+            began = through - MIB / self.swarm.rate
+        self._at(max(self.now, began), self._comes, receiver, server, span, began)
+        self._serve(server)
+
+    def _comes(self, receiver: int, server: int, span: int, began: float) -> None:
         # The receiver's line takes it in while it comes, unless it still has another to take in.
         node = self.nodes[receiver]
-        began = self.now - MIB / self.swarm.rate + self.swarm.delay_s
         node.line_free_at = max(began, node.line_free_at) + MIB / self.swarm.rate
         self._at(node.line_free_at, self._arrived, receiver, server, span)
-        self._serve(server)
 
 
 def simulate(swarm: Swarm) -> Result:

@@ -30,7 +30,7 @@ from protocol.fetch_events import (
     UnwantSpan,
     WakeAt,
 )
-from protocol.fetch_offers import OfferTable
+from protocol.fetch_offers import OfferTable, without
 from protocol.fetch_peer import GIVE_UP_S
 from protocol.fetch_replay import replay
 from protocol.limits import MAX_ANY_PIECES
@@ -93,7 +93,7 @@ def test_the_rarest_span_of_partial_holders_comes_first() -> None:
     plan.step(PeerJoined(A, frozenset({one})), now=0)  # asked for one
     plan.step(PeerJoined(B, frozenset({two, three})), now=0)  # asked for two
     plan.step(PeerJoined(C, frozenset({one, two, three, four})), now=0)
-    assert list(plan.peers[C].asked) == [plan._table.bit_of[four]]
+    assert list(plan.peers[C].asked) == [plan._board.table.bit_of[four]]
 
 
 def test_a_holder_of_everything_is_asked_for_what_nobody_else_has() -> None:
@@ -204,7 +204,7 @@ def test_a_busy_peer_is_left_alone_for_longer_and_longer() -> None:
     plan.step(PeerJoined(A, COMPLETE), now=0)
     now, waits = 0.0, []
     for _ in range(4):
-        owed = [plan._table.spans[bit] for bit in plan.peers[A].asked]
+        owed = [plan._board.table.spans[bit] for bit in plan.peers[A].asked]
         assert owed
         for span in owed:
             effects = plan.step(SpanRefused(A, span, ErrorCode.BUSY), now=now)
@@ -333,7 +333,7 @@ def test_a_choice_among_a_hundred_thousand_spans_takes_no_time_that_matters() ->
     for n in range(4):
         plan.step(PeerJoined(bytes([n]), frozenset(keys(count)[n::5])), now=0)
     for n in range(300):
-        span = plan._table.spans[next(iter(plan.peers[A].asked))]
+        span = plan._board.table.spans[next(iter(plan.peers[A].asked))]
         plan.step(SpanReceived(A, span), now=n / 10)
     assert time.perf_counter() - begin < 5.0, "5 s where about 0.3 s is usual"
 
@@ -396,3 +396,11 @@ def test_an_offer_that_is_not_answered_is_made_anew_and_the_silent_peer_dropped(
             dropped = dropped or isinstance(effect, DropPeer)
             assert not isinstance(effect, WakeAt) or effect.at > now
     assert cancelled >= 4
+
+
+def test_what_was_taken_back_is_left_out_of_an_offer() -> None:
+    wanted = ((0, b"\x06\x01"), (3, b"\x01"))
+    assert without(wanted, set()) == wanted
+    left_out = {SpanKey(0, 8), SpanKey(3, 0), SpanKey(3, 99), SpanKey(7, 1)}
+    assert without(wanted, left_out) == ((0, b"\x06"),)
+    assert without(wanted, {SpanKey(0, 1), SpanKey(0, 2), SpanKey(0, 8), SpanKey(3, 0)}) == ()

@@ -77,6 +77,7 @@ class PlannerMachine(RuleBasedStateMachine):
         held=st.sets(st.integers(0, 39), max_size=10),
         partly=st.sets(st.integers(0, 39), max_size=5),
         offers=st.integers(1, 4),
+        shared_line=st.booleans(),
     )
     def begin(
         self,
@@ -87,10 +88,13 @@ class PlannerMachine(RuleBasedStateMachine):
         held: set[int],
         partly: set[int],
         offers: int,
+        shared_line: bool,
     ) -> None:
+        self.near: set[bytes] = set()
         self.spans = [SpanKey(i // 7, i % 7) for i in range(count)]
         self.window = window
         self.offers = offers
+        self.seed = seed
         self.by_name = {self.spans[i] for i in partly if i < count}
         self.held = {self.spans[i] for i in held if i < count}
         self.plan = FetchPlan(
@@ -102,6 +106,7 @@ class PlannerMachine(RuleBasedStateMachine):
             seed=seed,
             offers=offers,
             by_name=self.by_name,
+            shared_line=shared_line,
             priorities={self.spans[i]: -1 for i in urgent if i < count},
             log_limit=None,
         )
@@ -132,6 +137,7 @@ class PlannerMachine(RuleBasedStateMachine):
 
     def asked(self, peer: bytes, span: SpanKey) -> None:
         assert span in self.have[peer], "asked from a peer that lacks it"
+        self.may_be_asked(peer, {span})
         assert span not in self.held, "asked for what is held"
         assert span not in self.owed[peer], "asked twice from one peer"
         others = [name for name, owed in self.owed.items() if span in owed]
@@ -140,6 +146,18 @@ class PlannerMachine(RuleBasedStateMachine):
             assert len(others) == 1, "three copies"
         self.owed[peer].append(span)
         assert len(self.owed[peer]) <= max(self.window, self.offers)
+
+    def may_be_asked(self, peer: bytes, spans: set[SpanKey]) -> None:
+        """Nothing is asked outside that a sibling is awaited for."""
+        site, table = self.plan.site, self.plan._board.table
+        hedged = len(self.spans) - len(self.held) <= END_GAME_SPANS
+        if peer in self.near or site.level or hedged or not self.seed:
+            return
+        mask = table.mask_of(spans)
+        for name, sibling in site.siblings.items():
+            assert name in self.near
+            awaited = sibling.share & ~sibling.mask & ~site.own
+            assert sibling.left_out or not mask & awaited, "asked outside before its time"
 
     def offer_made(self, effect: AskAny) -> None:
         spans = {
@@ -152,6 +170,11 @@ class PlannerMachine(RuleBasedStateMachine):
         assert spans <= self.have[effect.peer], "offered to a peer that lacks it"
         assert not spans & self.held, "offered what is held"
         assert not spans & self.by_name, "offered what has to be asked for by name"
+        self.may_be_asked(effect.peer, spans)
+        for name, offers in self.offered.items():
+            one, other = self.plan.peers[effect.peer], self.plan.peers[name]
+            if one is not other and one.near == other.near and other.picks and not other.stalled:
+                assert not spans & set().union(*offers.values()), "offered to two"
         for name, owed in self.owed.items():
             if not self.plan.peers[name].stalled:
                 assert not spans & set(owed), "offered what is in flight"
@@ -195,15 +218,21 @@ class PlannerMachine(RuleBasedStateMachine):
     def owing(self) -> list[tuple[bytes, SpanKey]]:
         return [(peer, span) for peer, owed in sorted(self.owed.items()) for span in owed]
 
-    @rule(peer=PEERS, have=st.none() | st.sets(st.integers(0, 39)), picks=st.booleans())
-    def peer_joins(self, peer: bytes, have: set[int] | None, picks: bool) -> None:
+    @rule(
+        peer=PEERS,
+        have=st.none() | st.sets(st.integers(0, 39)),
+        picks=st.booleans(),
+        near=st.booleans(),
+    )
+    def peer_joins(self, peer: bytes, have: set[int] | None, picks: bool, near: bool) -> None:
         known = self.spans if have is None else [self.spans[i] for i in have if i < len(self.spans)]
         if self.plan.finished:
             return
         self.have[peer] = set(known)
         self.owed.setdefault(peer, [])
         self.offered.setdefault(peer, {})
-        self.step(PeerJoined(peer, COMPLETE if have is None else frozenset(known), picks))
+        (self.near.add if near else self.near.discard)(peer)
+        self.step(PeerJoined(peer, COMPLETE if have is None else frozenset(known), picks, near))
 
     @rule(peer=PEERS)
     def peer_goes(self, peer: bytes) -> None:
@@ -264,7 +293,7 @@ class PlannerMachine(RuleBasedStateMachine):
     def the_plan_knows_what_is_owed(self) -> None:
         if not hasattr(self, "plan") or self.plan.finished:
             return
-        table = self.plan._table
+        table = self.plan._board.table
         assert set(self.plan.peers) == set(self.have)
         for name, peer in self.plan.peers.items():
             assert [table.spans[bit] for bit in peer.asked] == self.owed[name]

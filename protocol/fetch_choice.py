@@ -1,0 +1,235 @@
+"""A fetch plan's choices: whom to ask for what, with what is known now.
+
+Everything follows from the board. Spans that nobody near gives are asked for outside, this node's
+share of them; who holds everything is offered several to pick from, others are asked by name. The
+holders of everything are offered different spans, so that no two of them pick the same; one that
+has nothing left of its part takes over from the slowest of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from protocol.fetch_board import Board
+from protocol.fetch_events import AskAny, AskSpan, FetchEffect, PeerName, SpanKey
+from protocol.fetch_habits import OFFERS
+from protocol.fetch_hedge import END_GAME_SPANS, hedge
+from protocol.fetch_offers import OfferTable
+from protocol.fetch_peer import FetchPeer, window
+from protocol.fetch_spans import lowest
+
+TAKE_OVER_S: Final = 0.1
+"""What a holder of everything will have sent sooner than this is left to it."""
+
+
+class Choice:
+    """Fills the peers' windows."""
+
+    def __init__(
+        self,
+        board: Board,
+        spans: Sequence[SpanKey],
+        *,
+        window: int,
+        window_bytes: int,
+        offers: int,
+        shared_line: bool,
+    ) -> None:
+        self.look_at: float | None = None
+        """When something that is too early now would not be any more."""
+        self._board = board
+        self._window = window
+        self._window_bytes = window_bytes
+        self._most_offers = offers
+        self._shared_line = shared_line
+        self._table = OfferTable(spans, board.table.bit_of)
+        self._offer_number = 0
+        self._pickers: dict[bool, tuple[PeerName, ...]] = {}
+        self._outside = self._here = 0
+        self._covered = self._stalled = 0
+        self._mean_bytes = sum(board.sizes) / max(len(board.sizes), 1)
+
+    def fill(self, now: float) -> list[FetchEffect]:
+        """Ask every peer with room, one span each in turn: near ones first, then partial
+        holders."""
+        effects = self._fill(now)
+        while self._board.site.siblings and self._board.site.idle(
+            self._could_ask_outside(now), now
+        ):
+            effects += self._fill(now)
+        return effects
+
+    def _fill(self, now: float) -> list[FetchEffect]:
+        board = self._board
+        self.look_at = None
+        self._covered = self._stalled = 0
+        for peer in board.peers.values():
+            if peer.stalled:
+                self._stalled |= peer.asked_mask
+            else:
+                self._covered |= peer.asked_mask
+        self._here = board.given_here(now)
+        self._outside = board.site.outside(board.wanted, now) & ~self._here
+        effects = self._divide()
+        turn = sorted(
+            board.peers.items(),
+            key=lambda item: (not item[1].near, not item[1].counted, item[1].owes, item[1].rank),
+        )
+        while turn:
+            again = []
+            for name, peer in turn:
+                if self._has_room(peer, now) and (chosen := self._choose(name, peer, now)):
+                    effects += chosen
+                    again.append((name, peer))
+            turn = again
+        return effects
+
+    def _has_room(self, peer: FetchPeer, now: float) -> bool:
+        # Holders of everything come one by one: what the first was offered is soon divided anew.
+        most = min(self._most_offers, 1 + peer.came) if peer.picks else self._window
+        return (
+            not peer.stalled
+            and peer.busy_until <= now
+            and peer.owes < most
+            and (not peer.asked or peer.outstanding_bytes < self._window_bytes)
+            and (peer.near or not self._shared_line or self._line_has_room(peer))
+        )
+
+    def _line_has_room(self, peer: FetchPeer) -> bool:
+        """Whether more may be under way from outside: one at first, one more for each that came,
+        and no more than keeps the line full, all peers there taken together or this one alone;
+        though everybody may be asked for one."""
+        owed, rate = 0, 0.0
+        for other in self._board.peers.values():
+            if not other.near and not other.stalled:
+                owed += other.owes
+                rate += other.rate or 0.0
+        if owed > self._board.came_from_outside:
+            return False
+        mean = self._mean_bytes
+        return not peer.owes or (
+            owed < window(rate, mean) and peer.owes < window(peer.rate or 0.0, mean)
+        )
+
+    def _free(self, peer: FetchPeer) -> int:
+        """What a peer could be asked that nobody else is."""
+        free = self._board.wanted & ~self._covered & peer.mask & ~peer.asked_mask
+        return free if peer.near else free & self._outside
+
+    def _choose(self, name: PeerName, peer: FetchPeer, now: float) -> list[FetchEffect]:
+        board = self._board
+        free = self._free(peer)
+        if peer.picks and (to_pick := free & ~board.by_name):
+            taken_over = self._take_over(peer, to_pick, now)
+            own = to_pick & peer.assigned
+            # Each open offer is as good as one span picked.
+            if own.bit_count() > len(peer.offers):
+                return [*taken_over, self._offer(name, peer, own, now)]
+            free &= board.by_name
+        bit = board.table.rarest(free & ~self._stalled)
+        if bit is None:
+            bit = board.table.rarest(free)
+        if bit is None:
+            bit = self._hedge(peer, now)
+        if bit is None:
+            return []
+        peer.ask(bit, board.sizes[bit], now)
+        self._covered |= 1 << bit
+        return [AskSpan(name, board.table.spans[bit]), *board.unwant(bit)]
+
+    def _hedge(self, peer: FetchPeer, now: float) -> int | None:
+        board = self._board
+        to_ask = board.wanted & (self._outside | self._here) & ~self._covered & ~self._stalled
+        if to_ask or board.wanted.bit_count() > END_GAME_SPANS:
+            return None
+        bit, look_at = hedge(board.peers.values(), board.sizes, board.wanted, peer, now)
+        if look_at is not None:
+            self._look_again(look_at)
+        return bit
+
+    def _look_again(self, at: float) -> None:
+        self.look_at = at if self.look_at is None else min(at, self.look_at)
+
+    def _could_ask_outside(self, now: float) -> bool:
+        """Whether somebody outside has room and holds what siblings are awaited for, while
+        nothing of this node's own share is left to ask."""
+        board = self._board
+        awaited = board.wanted & ~self._covered & ~self._outside & ~self._here
+        return any(
+            not peer.near
+            and peer.mask & awaited
+            and not self._free(peer)
+            and self._has_room(peer, now)
+            for peer in board.peers.values()
+        )
+
+    # Offers
+
+    def _divide(self) -> list[FetchEffect]:
+        """Give the holders of everything different parts, and take back what is theirs no more."""
+        board = self._board
+        for near in (True, False):
+            names = tuple(
+                sorted(n for n, peer in board.peers.items() if peer.picks and peer.near is near)
+            )
+            if names != self._pickers.get(near):
+                self._pickers[near] = names
+                for name, share in board.rendezvous.shares(names).items():
+                    board.peers[name].assigned = share
+        effects: list[FetchEffect] = []
+        for name, peer in sorted(board.peers.items()):
+            if peer.offers:
+                allowed = peer.assigned & (board.wanted if peer.near else self._outside)
+                effects += board.withdraw(name, peer, ~allowed)
+        return effects
+
+    def _take_over(self, peer: FetchPeer, to_pick: int, now: float) -> list[FetchEffect]:
+        """Once nothing of a holder's own part is left, half of what another one has not begun."""
+        if (to_pick & peer.assigned).bit_count() > len(peer.offers):
+            return []
+        board = self._board
+        own = board.site.own  # of what siblings fetch too, all have the same division in mind
+        effects: list[FetchEffect] = []
+        best: tuple[int, PeerName, int] | None = None
+        for name in self._pickers[peer.near]:
+            other = board.peers[name]
+            if other is peer:
+                continue
+            theirs = to_pick & other.assigned & own
+            spare = theirs.bit_count() - self._kept(peer, other, theirs.bit_count(), now)
+            if spare > 0 and (best is None or (spare, name) > best[:2]):
+                best = spare, name, theirs
+        if best is not None:
+            spare, name, theirs = best
+            other = board.peers[name]
+            unoffered = theirs & ~other.offered
+            taken = lowest(unoffered, spare)
+            taken |= lowest(theirs & ~unoffered, spare - taken.bit_count())
+            other.assigned &= ~taken
+            peer.assigned |= taken
+            effects += board.withdraw(name, other, taken)
+        return effects
+
+    def _kept(self, peer: FetchPeer, other: FetchPeer, count: int, now: float) -> int:
+        """How many of the spans of its part `other` keeps when `peer` has nothing left."""
+        if not count or other.stalled or other.silent or other.busy_until > now:
+            return 0
+        if other.rate is None or peer.rate is None:
+            if other.offers and now < (due := other.last_progress + TAKE_OVER_S):
+                self._look_again(due)
+                return count
+            return max(count - count // 2, min(count, len(other.offers) or OFFERS))
+        board = self._board
+        mean = board.missing_bytes / board.wanted.bit_count()
+        if (other.outstanding_bytes + count * mean) / other.rate < TAKE_OVER_S:
+            return count
+        return -int(-count * other.rate // (other.rate + peer.rate))
+
+    def _offer(self, name: PeerName, peer: FetchPeer, free: int, now: float) -> AskAny:
+        """Let a peer pick from what is free and most urgent."""
+        board = self._board
+        self._offer_number += 1
+        mask, wanted = self._table.offer(board.table.most_urgent(free), board.wanted)
+        peer.offer(self._offer_number, mask, now)
+        return AskAny(name, self._offer_number, wanted)
