@@ -72,6 +72,14 @@ class StorageSettings(_Section):
     scripts: AbsolutePath = Path("/srv/archid")
     keep_free_bytes: Size = Field(default=2**30, alias="keep_free")
     keep_ungranted: Duration = timedelta(days=7)
+    scrub_bytes_per_s: Size = Field(default=8_000_000, alias="scrub_rate")
+    scrub_every: Duration = timedelta(days=7)
+
+    @model_validator(mode="after")
+    def _some_time_between_passes(self) -> StorageSettings:
+        if not self.scrub_every:
+            raise ValueError('scrub_every must be longer than nothing; scrub_rate = "0B" ends it')
+        return self
 
     @model_validator(mode="after")
     def _keep_apart(self) -> StorageSettings:

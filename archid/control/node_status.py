@@ -28,6 +28,7 @@ from archid.store.library import Library
 from archid.sync.deliveries import Deliveries, Delivery, DeliveryState
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.fetcher import Fetcher
+from archid.sync.healing import Healing
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.facts import Entry
@@ -70,6 +71,7 @@ class NodeStatus:
     dialer: Dialer
     fetcher: Fetcher
     library: Library
+    healing: Healing
     documents: DocumentStore
     started_s: int
     deliveries: Deliveries | None = None
@@ -113,6 +115,7 @@ class NodeStatus:
                 "held_bytes": held_bytes,
                 "trees": len(self.library.held()),
             },
+            "scrub": self._scrub(),
             "traffic": {
                 "received_bytes": traffic.received_bytes,
                 "sent_bytes": traffic.sent_bytes,
@@ -228,6 +231,22 @@ class NodeStatus:
                        f" empty {self.documents.path / 'damaged'}")
             )  # fmt: skip
         return found
+
+    def _scrub(self) -> dict[str, Any]:
+        """How the background reading stands, and what came of it."""
+        report, scrub = self.healing.scrub.report(), self.healing.scrub
+        state = "running" if report.running else "waiting" if scrub.bytes_per_s else "off"
+        return {
+            "state": state,
+            "rate_bytes_per_s": scrub.bytes_per_s,
+            "begun_s": report.begun_s,
+            "checked_bytes": report.checked_bytes,
+            "found_damaged": report.damaged,
+            "finished_s": report.finished_s,
+            "next_s": report.next_s,
+            "damaged": len(self.library.damage.all()),
+            "repaired": self.healing.repaired,
+        }
 
     def _damaged(self, damage: TreeDamage) -> Reason:
         """What a person must know of a tree that is damaged and not repaired yet."""

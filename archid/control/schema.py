@@ -40,6 +40,7 @@ from archid.control.shapes import (
     RELEASE_TARGET,
     ROLE,
     SCRIPT,
+    SCRUB,
     SERVER_KIND,
     TEXT,
     TIME,
@@ -75,6 +76,7 @@ STATUS: Final = opened(
     advertise=array(TEXT),
     peers=array(PEER),
     deliveries=array(DELIVERY),
+    scrub=SCRUB,
     storage=opened(
         state=TEXT,
         scripts=TEXT,

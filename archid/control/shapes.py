@@ -159,6 +159,18 @@ SCRIPT: Final = opened(
     releases=array(TEXT),
 )
 
+SCRUB: Final = opened(
+    state={"enum": ["off", "waiting", "running"]},
+    rate_bytes_per_s=BYTES,
+    begun_s=TIME,
+    checked_bytes=BYTES,
+    found_damaged=COUNT,
+    finished_s=nullable(TIME),
+    next_s=nullable(TIME),
+    damaged=COUNT,
+    repaired=COUNT,
+)
+
 HEALTH: Final = opened(
     level=HEALTH_LEVEL,
     reasons=array(opened(level=HEALTH_LEVEL, code=TEXT, sentence=TEXT, remedy=nullable(TEXT))),

@@ -109,6 +109,7 @@ class Node:
             journal=state.journal,
             events=self.events,
             upkeep=state.upkeep,
+            storage=config.storage,
         )
         self.listings = Listings(
             keeper=self.keeper,
@@ -256,6 +257,7 @@ class Node:
             self.leaf.run,
             self.fetcher.run,
             self.healing.run,
+            self.healing.scrub.run,
             self.dialer.run,
             self.states.run,
             self._dial_what_is_known,
@@ -302,6 +304,7 @@ class Node:
         self._config = config
         configure(config.log)
         self._state.library.keep_free_bytes = config.storage.keep_free_bytes
+        self.healing.take_up(config.storage)
         if self._control is not None:
             self._control.set_admin_group(config.control.admin_group)
         if self._central is not None:
@@ -363,6 +366,7 @@ class Node:
             dialer=self.dialer,
             fetcher=self.fetcher,
             library=self._state.library,
+            healing=self.healing,
             documents=self._state.documents,
             started_s=int(time.time()),
             deliveries=self.deliveries,

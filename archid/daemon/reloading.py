@@ -29,6 +29,8 @@ RELOADABLE: Final = frozenset(
         "network.peers",
         "storage.keep_free",
         "storage.keep_ungranted",
+        "storage.scrub_rate",
+        "storage.scrub_every",
         "control.admin_group",
         "log.level",
         "log.format",

@@ -23,7 +23,7 @@ from protocol.layout import Entry, FileEntry, Layout
 from protocol.pieces import Folder
 
 # Errors that speak about the one file that was being read, not about this process or the disk.
-_ABOUT_THE_FILE: Final = frozenset({errno.EIO, errno.ENOENT, errno.EACCES, errno.EUCLEAN})
+ABOUT_THE_FILE: Final = frozenset({errno.EIO, errno.ENOENT, errno.EACCES, errno.EUCLEAN})
 
 
 class DamageKind(Enum):
@@ -176,7 +176,7 @@ def _file_damage(
         finally:
             os.close(fd)
     except OSError as error:
-        if error.errno not in _ABOUT_THE_FILE:
+        if error.errno not in ABOUT_THE_FILE:
             raise
         unreadable = True
     bad = tuple(at for at in chunks_of(file) if at not in good)

@@ -1,4 +1,4 @@
-"""Tells people what is wrong with the trees of this node, once, and that it is over.
+"""Has the trees of this node read, and tells people what is wrong with them and that it is over.
 
 The damage itself is written down where it is found, and the fetcher brings what lacks. This has
 the fetcher look again, raises the alarm, and says in the journal and as an event how it ended. In
@@ -11,12 +11,14 @@ from typing import Final
 
 import trio
 
+from archid.config import StorageSettings
 from archid.events import EventHub
 from archid.journal import Journal
 from archid.log import get_logger
 from archid.store.about import UNKNOWN
 from archid.store.damage import TreeDamage
 from archid.store.library import Library
+from archid.store.scrub import Scrub, ScrubReport
 from archid.store.upkeep import Upkeep
 from archid.sync.fetcher import Fetcher
 from archid.sync.recording import record
@@ -40,6 +42,7 @@ class Healing:
         journal: Journal,
         events: EventHub,
         upkeep: Upkeep,
+        storage: StorageSettings,
     ) -> None:
         self._library = library
         self._fetcher = fetcher
@@ -48,6 +51,21 @@ class Healing:
         self._upkeep = upkeep
         self._changed = Signal()
         self._known: dict[ManifestId, str] = {}
+        self.repaired = upkeep.number(REPAIRED) or 0
+        """Trees that were damaged and are whole again, since this state folder was made."""
+        self.scrub = Scrub(
+            library,
+            upkeep,
+            bytes_per_s=storage.scrub_bytes_per_s,
+            every_s=storage.scrub_every.total_seconds(),
+            finished=self._scrubbed,
+        )
+
+    def take_up(self, storage: StorageSettings) -> None:
+        """What a changed configuration says."""
+        self.scrub.take_up(
+            bytes_per_s=storage.scrub_bytes_per_s, every_s=storage.scrub_every.total_seconds()
+        )
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -87,7 +105,19 @@ class Healing:
     async def _over(self, manifest: ManifestId, name: str) -> None:
         if not self._library.holds(manifest):
             return  # removed, with whatever was wrong with it
+        self.repaired += 1
         await trio.to_thread.run_sync(self._upkeep.count, REPAIRED, 1)
         log.info("tree_repaired", manifest=manifest.short, script=name)
         self._events.publish("tree.repaired", manifest=manifest.hex(), script=name)
         await record(self._journal, "tree_repaired", manifest=manifest.hex(), script=name)
+
+    async def _scrubbed(self, report: ScrubReport) -> None:
+        self._events.publish(
+            "scrub.finished", checked_bytes=report.checked_bytes, damaged=report.damaged
+        )
+        await record(
+            self._journal,
+            "scrub_finished",
+            checked_bytes=report.checked_bytes,
+            damaged=report.damaged,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,8 @@ class Setting:
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     base = tmp_path_factory.mktemp("heal")
-    expected = ("tree_damaged", "tree_gone")
-    with watched_fleet(base, expect=expected, allow=("chunk_rotten",)) as fleet:
+    allowed = ("chunk_rotten", "tree_gone")
+    with watched_fleet(base, expect=("tree_damaged",), allow=allowed) as fleet:
         fleet.found()
         repo = fleet.join("repo-1", "repo", site="paris")
         room = fleet.join("lyon-1-salle", "ice", site="lyon", room="1", kind="salle")
@@ -220,6 +221,44 @@ def test_damage_outlives_the_process_that_found_it_until_somebody_has_the_bytes(
             node.process.start()
         tap.wait("tree.repaired", lambda event: event["manifest"] == tree.name)
     check_arrived(setting.sources["sas"], tree)
+
+
+def test_the_scrub_finds_rot_before_anybody_needs_it_and_goes_on_after_a_restart(
+    setting: Setting,
+) -> None:
+    room = setting.room
+    assert room.status()["scrub"]["state"] == "waiting"
+    tree = max(room.state.glob("trees/*"))  # the last that a pass comes to
+    one_bit_flipped(tree)
+    # A pass at this rate takes far longer than this test; a reload lets it go.
+    room.process.stop()
+    room.storage = 'scrub_rate = "1MB"\nscrub_every = "1s"'
+    room.write_config()
+    room.process.start()
+    begun = room.wait(
+        lambda status: (
+            status["scrub"]["state"] == "running" and status["scrub"]["checked_bytes"] > 0
+        ),
+        what="beginning a pass",
+    )["scrub"]
+    room.process.kill()
+    room.process.start()
+    again = room.status()["scrub"]
+    assert (again["state"], again["begun_s"]) == ("running", begun["begun_s"])
+    with EventTap(room) as tap:
+        room.storage = 'scrub_rate = "1GB"\nscrub_every = "365d"'
+        room.write_config()
+        os.kill(room.process.pid, signal.SIGHUP)
+        alarm = tap.wait("alarm", lambda event: event["code"] == "tree_damaged")
+        assert alarm["manifest"] == tree.name
+        finished = tap.wait("scrub.finished")
+        assert finished["damaged"] == 1
+    scrub = room.wait(lambda status: status["scrub"]["damaged"] == 0, what="repair")["scrub"]
+    assert scrub["state"] == "waiting"
+    assert scrub["found_damaged"] == 1
+    assert scrub["repaired"] >= 1
+    assert scrub["finished_s"] is not None
+    assert verified(room)
 
 
 def test_rot_that_a_peer_asks_for_is_repaired_and_then_served(setting: Setting) -> None:

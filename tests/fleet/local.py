@@ -71,13 +71,15 @@ class FleetNode:
         self.config = self.folder / "archid.toml"
         self.log = self.folder / "daemon.log"
         self.extra = extra
+        self.storage = ""
+        """More keys of [storage], for the next `write_config`."""
         self.peers = tuple(peers)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write_config()
         self.process = DaemonProcess(self.config, self.log, self.env, namespace=network_namespace)
 
     def write_config(self) -> None:
-        """Write archid.toml; what is in `extra` is added as it is."""
+        """Write archid.toml; what is in `extra` and `storage` is added as it is."""
         listing = ", ".join(f'"{peer}"' for peer in self.peers)
         self.config.write_text(
             f"""version = 1
@@ -92,6 +94,7 @@ peers = [{listing}]
 state = "{self.state}"
 scripts = "{self.scripts}"
 keep_free = "16MiB"
+{self.storage}
 [control]
 socket = "{self.socket}"
 group = ""

@@ -86,6 +86,7 @@ def _facts(status: Json, *, verbose: bool) -> Table:
         ("running", f"for {figures.duration(running_s)}, {software}"),
         ("listens", ", ".join(status["listen"]) or "nowhere"),
         ("holds", f"{held}, {figures.size(storage['held_bytes'])}; {free}"),
+        ("read again", _scrub(status["scrub"], status["now_s"])),
         ("traffic", f"{received} received, {sent} sent"),
     ]
     if trust is None:
@@ -109,6 +110,24 @@ def _facts(status: Json, *, verbose: bool) -> Table:
             ("scripts", storage["scripts"]),
         ]
     return pairs(*rows)
+
+
+def _scrub(scrub: Json, now_s: float) -> Text:
+    """The last look at every byte, and what came of it."""
+    if scrub["state"] == "running":
+        words = f"now, {figures.size(scrub['checked_bytes'])} so far"
+    elif scrub["finished_s"] is not None:
+        words = f"whole, {figures.distance(scrub['finished_s'], now_s)}"
+    else:
+        words = "not yet"
+    if scrub["state"] == "off":
+        words += "; the scrub is off"
+    elif scrub["next_s"] is not None:
+        words += f"; next {figures.distance(scrub['next_s'], now_s)}"
+    for number, what in ((scrub["damaged"], "damaged"), (scrub["repaired"], "repaired so far")):
+        if number:
+            words += f"; {figures.count(number, 'version')} {what}"
+    return Text(words, style="alarm" if scrub["damaged"] else "")
 
 
 def _delivery_line(delivery: Json, now_s: float) -> Text:

@@ -165,6 +165,17 @@ STATUS: dict[str, Any] = {
         "held_bytes": 13_400_000_000,
         "trees": 12,
     },
+    "scrub": {
+        "state": "waiting",
+        "rate_bytes_per_s": 8_000_000,
+        "begun_s": NOW_S - 90_000,
+        "checked_bytes": 13_400_000_000,
+        "found_damaged": 1,
+        "finished_s": NOW_S - 86_400,
+        "next_s": NOW_S + 514_800,
+        "damaged": 0,
+        "repaired": 1,
+    },
     "traffic": {
         "received_bytes": 401_233_408,
         "sent_bytes": 98_412,

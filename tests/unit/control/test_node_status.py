@@ -85,6 +85,7 @@ def status_of(node: SyncNode, *, role: str = "ice", extra: tuple[Reason, ...] = 
         dialer=Dialer(switchboard, DialerSettings(), random=chance, now=node.clock),
         fetcher=node.fetcher,
         library=node.library,
+        healing=node.healing,
         documents=node.documents,
         started_s=NOW_S,
         deliveries=deliveries if role == "ice" else None,

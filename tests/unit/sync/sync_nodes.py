@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from archid.config import StorageSettings
 from archid.errors import ArchidError
 from archid.events import EventHub, Subscription
 from archid.identity import Identity
@@ -26,6 +27,7 @@ from archid.net.tls import TLSStream
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
 from archid.store.absences import Absences
 from archid.store.bundles import Bundles
+from archid.store.damage import DamageBook
 from archid.store.database import Database
 from archid.store.documents import DocumentStore
 from archid.store.index import MIGRATIONS as INDEX_MIGRATIONS
@@ -35,8 +37,10 @@ from archid.store.layouts import Layouts
 from archid.store.library import Library
 from archid.store.tree_store import TreeStore
 from archid.store.trust_file import TrustFile
+from archid.store.upkeep import Upkeep
 from archid.sync.address_book import AddressBook
 from archid.sync.fetcher import Fetcher
+from archid.sync.healing import Healing
 from archid.sync.links import Links
 from archid.sync.listings import Listings
 from archid.sync.own_leaf import OwnLeaf
@@ -285,7 +289,9 @@ class SyncNode:
             directory=self.directory,
             events=self.events,
         )
-        trees = TreeStore(paths.trees, Layouts(self.documents))
+        node_db = stack.enter_context(Database(paths.node_db, INDEX_MIGRATIONS))
+        upkeep = Upkeep(node_db)
+        trees = TreeStore(paths.trees, Layouts(self.documents), DamageBook(upkeep))
         stack.callback(trees.close)
         node_db = stack.enter_context(Database(paths.node_db, INDEX_MIGRATIONS))
         self.absences = Absences(node_db)
@@ -306,6 +312,14 @@ class SyncNode:
             events=self.events,
             proof_for=self.leaf.proof_for,
             clock=self.clock,
+        )
+        self.healing = Healing(
+            library=self.library,
+            fetcher=self.fetcher,
+            journal=self.journal,
+            events=self.events,
+            upkeep=upkeep,
+            storage=StorageSettings(),
         )
         self.addresses = AddressBook(
             paths.state / "addresses.json", identity.node_id, self.facts.role, ()
