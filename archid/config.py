@@ -30,6 +30,7 @@ from archid.config_fields import (
     ListenAddresses,
     MetricsAddress,
     NodeName,
+    PeerCount,
     Size,
     SocketPath,
 )
@@ -63,6 +64,7 @@ class NetworkSettings(_Section):
     listen: ListenAddresses = (Address("::"),)
     advertise: DialledAddresses = ()
     peers: DialledAddresses = ()
+    max_peers: PeerCount = 4096
 
 
 class StorageSettings(_Section):

@@ -20,6 +20,7 @@ from archid.quantities import parse_duration, parse_size
 MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero
 
 METRICS_PORT: Final = 9764
+MAX_PEERS: Final = 60_000
 
 _GROUP: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -97,6 +98,12 @@ def _matching(pattern: re.Pattern[str], what: str) -> Callable[[str], str]:
     return parse
 
 
+def _peer_count(value: object) -> object:
+    if isinstance(value, int) and not 1 <= value <= MAX_PEERS:
+        raise ValueError(f"{value} is not a number from 1 to {MAX_PEERS}")
+    return value
+
+
 def _database_url(text: str) -> str:
     if text and not text.startswith(("sqlite:///", "postgresql://", "postgresql+")):
         # the text itself may hold a password, so it is not repeated
@@ -104,6 +111,7 @@ def _database_url(text: str) -> str:
     return text
 
 
+PeerCount = Annotated[int, BeforeValidator(_peer_count)]
 AbsolutePath = Annotated[Path, BeforeValidator(_from_text(_absolute_path))]
 SocketPath = Annotated[Path, BeforeValidator(_from_text(_socket_path))]
 Duration = Annotated[timedelta, BeforeValidator(_from_text(parse_duration))]

@@ -11,5 +11,8 @@ from typing import Final
 SWARM: Final = "swarm"
 """Spans may be asked for as *any of these*: the server chooses."""
 
-FEATURES: Final = (SWARM,)
+HEADS: Final = "heads"
+"""Nodes tell one another by a digest which head they have, and send one where it is lacking."""
+
+FEATURES: Final = (SWARM, HEADS)
 """All that this implementation speaks."""

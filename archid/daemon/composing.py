@@ -52,9 +52,9 @@ from archid.sync.healing import Healing
 from archid.sync.links import Links
 from archid.sync.listings import Listings
 from archid.sync.own_leaf import OwnLeaf
+from archid.sync.peer_choice import PeerChoice
 from archid.sync.peers import PeerDirectory
 from archid.sync.replicator import Replicator
-from archid.sync.signal import either
 from archid.sync.site_leaves import SiteLeaves
 from archid.sync.states import Account, NodeStates
 from archid.sync.trust_keeper import TrustKeeper
@@ -191,8 +191,25 @@ class Node:
             newcomer=joining.serve,
             now=time.time,
         )
+        self._peer_choice = PeerChoice(
+            node,
+            holder=self._services.holds_everything,
+            max_peers=config.network.max_peers,
+            pinned=lambda: self._config.network.peers,
+            central=() if self._central else state.membership.central_addresses,
+            not_dialled=self._advertised,
+            keeper=self.keeper,
+            leaf=self.leaf,
+            addresses=self.addresses,
+            states=self.states,
+            directory=self.directory,
+        )
         self.dialer = Dialer(
-            self.switchboard, DialerSettings(), random=SystemRandom(), now=time.time
+            self.switchboard,
+            DialerSettings(),
+            random=SystemRandom(),
+            now=time.time,
+            on_failed=self._peer_choice.dial_failed,
         )
         self._metrics = MetricsSide(
             config.metrics.listen, self._central.fleet if self._central else None
@@ -260,7 +277,7 @@ class Node:
             self.healing.scrub.run,
             self.dialer.run,
             self.states.run,
-            self._dial_what_is_known,
+            self._choose_peers,
             self._follow_roots,
             self._release_idle,
             self.collector.run,
@@ -309,20 +326,10 @@ class Node:
             self._control.set_admin_group(config.control.admin_group)
         if self._central is not None:
             self._central.take_up(config.central)
-        self.addresses.changed.fire()  # dial what [network] peers names now
+        self._peer_choice.poke()  # dial what [network] peers names now
 
-    async def _dial_what_is_known(self) -> None:
-        """Dial what the configuration, the membership and other nodes name."""
-        told, spoken = self.addresses.changed, self.states.changed
-        while True:
-            seen = (told, told.version), (spoken, spoken.version)
-            wanted = {*self._config.network.peers, *self.addresses.addresses()}
-            wanted.update(self.states.neighbours())
-            if self._central is None:
-                wanted.update(self._state.membership.central_addresses)
-            wanted.difference_update(self._advertised())
-            self.dialer.want(wanted)
-            await either(*seen)
+    async def _choose_peers(self) -> None:
+        await self._peer_choice.run(self.dialer, self.switchboard)
 
     async def _follow_roots(self) -> None:
         """Believe the CAs of a new Root from its arrival on."""

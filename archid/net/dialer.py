@@ -18,9 +18,10 @@ from archid.addresses import Address
 from archid.errors import ArchidError
 from archid.log import get_logger
 from archid.net.dial_errors import why_unreachable
-from archid.net.errors import AlreadyConnected, ConnectedToSelf
+from archid.net.errors import AlreadyConnected, ConnectedToSelf, PeerLost, PeerRefused
 from archid.net.settings import DialerSettings
 from archid.net.switchboard import Switchboard
+from protocol.messages import ErrorCode
 
 _log = get_logger(__name__)
 
@@ -48,11 +49,14 @@ class Dialer:
         *,
         random: Random,
         now: Callable[[], float],
+        on_failed: Callable[[Address, ErrorCode | None], None] = lambda _address, _code: None,
     ) -> None:
+        """`on_failed` is told of every attempt that came to nothing, with what the peer said."""
         self._switchboard = switchboard
         self._settings = settings
         self._random = random
         self._now = now
+        self._on_failed = on_failed
         self._wanted: dict[Address, trio.CancelScope] = {}
         self._states: dict[Address, Dialled] = {}
         self._nursery: trio.Nursery | None = None
@@ -98,6 +102,7 @@ class Dialer:
                     self._note(address, "admitted", None)
 
                 reason = "the connection ended"
+                code: ErrorCode | None = None
                 try:
                     await self._dial(address, on_proven)
                 except AlreadyConnected as error:
@@ -110,6 +115,7 @@ class Dialer:
                     reason, wait_s = str(error), settings.longest_wait_s
                 except (ArchidError, OSError) as error:
                     reason = str(error)
+                    code = error.reason if isinstance(error, PeerRefused | PeerLost) else None
                 self._note(address, "waiting", reason)
                 if admitted_at is not None:
                     lasted_s = trio.current_time() - admitted_at
@@ -118,6 +124,8 @@ class Dialer:
                         wait_s = settings.first_wait_s
                 else:
                     _log.info("dial_failed", address=str(address), reason=reason)
+                if admitted_at is None or code is ErrorCode.BUSY:
+                    self._on_failed(address, code)
                 await trio.sleep(wait_s * self._random.uniform(0.5, 1.0))
                 wait_s = min(2 * wait_s, settings.longest_wait_s)
 

@@ -20,6 +20,7 @@ from archid.store.errors import DocumentMissing
 from archid.store.library import Library
 from archid.sync.access import Access
 from archid.sync.address_book import AddressBook
+from archid.sync.heads import Heads
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peers import PeerDirectory
 from archid.sync.session import Session
@@ -33,6 +34,7 @@ from protocol.messages import (
     ErrorCode,
     HaveUpdate,
     HeadAnnounce,
+    HeadDigest,
     Message,
     PeerHints,
     StateDigest,
@@ -73,6 +75,7 @@ class Links:
         self._library = library
         self._addresses = addresses
         self._states = states
+        self._heads = Heads(keeper, lambda: leaf.facts)
         self._on_admitted = on_admitted
 
     async def session(self, peer: Peer) -> None:
@@ -106,7 +109,7 @@ class Links:
                 nursery.start_soon(answering.run)
                 nursery.start_soon(self._take_notices, peer)
                 nursery.start_soon(self._judge_again, peer, access)
-                nursery.start_soon(self._announce_heads, peer)
+                nursery.start_soon(self._heads.attend, peer)
                 nursery.start_soon(self._send_hints, peer)
                 nursery.start_soon(self._states.attend, peer)
                 nursery.start_soon(self._admitted, peer)
@@ -134,10 +137,14 @@ class Links:
     async def _take_notice(self, peer: Peer, notice: Message) -> None:
         if isinstance(notice, HeadAnnounce):
             try:
+                envelope = decode_envelope(notice.head)
+                self._heads.shown(peer, envelope)
                 # A fork raises its alarm in there and is passed over, as an older head is.
-                await self._doorkeeper.accept_head(decode_envelope(notice.head), peer.request)
+                await self._doorkeeper.accept_head(envelope, peer.request)
             finally:
                 await self._keeper.take_grants(notice.grants)
+        elif isinstance(notice, HeadDigest):
+            self._heads.take_digest(peer, notice)
         elif isinstance(notice, States | StateDigest):
             self._states.take(peer, notice)
         elif isinstance(notice, HaveUpdate):
@@ -168,20 +175,6 @@ class Links:
             if grants_root is not None:
                 return LeafDocument.decode(self._keeper.documents.get_leaf(node, grants_root))
         return None
-
-    async def _announce_heads(self, peer: Peer) -> None:
-        changed = self._keeper.changed
-        told = peer.hello.head_order
-        seen = -1
-        while True:
-            seen = await changed.wait(seen)
-            order = self._keeper.order
-            if order > told:
-                try:
-                    await peer.announce(HeadAnnounce(*self._keeper.head_bytes()))
-                except PeerLost:
-                    return
-                told = order
 
     async def _send_hints(self, peer: Peer) -> None:
         seen = -1

@@ -18,7 +18,6 @@ from typing import Final, TypeAlias
 
 import trio
 
-from archid.addresses import Address, parse_address
 from archid.events import EventHub
 from archid.identity import Identity
 from archid.log import SparingLog, get_logger
@@ -46,7 +45,6 @@ SHORTEST_S: Final = 5.0
 """A node says something new at most this often, unless it is its first word."""
 SILENT_AFTER_S: Final = 3 * SIGN_OF_LIFE_S
 QUEUED_MESSAGES: Final = 256
-MAX_NEIGHBOUR_ADDRESSES: Final = 64
 
 
 _Link: TypeAlias = tuple[Peer, trio.MemorySendChannel[States | StateDigest]]
@@ -82,6 +80,7 @@ class NodeStates:
     ) -> None:
         """`roster` knows facts of nodes without a proof, on central and REPOs."""
         self.changed = Signal()
+        self.places_changed = Signal()
         self._identity = identity
         self._incarnation = incarnation
         self._keeper = keeper
@@ -94,6 +93,7 @@ class NodeStates:
         self._gossip: StateGossip | None = None
         self._peers: dict[NodeId, _Link] = {}
         self._states: dict[NodeId, NodeState] = {}
+        self._places: dict[NodeId, tuple[NodeFacts, NodeState]] = {}
         self._poked = Signal()
         self._said: Account | None = None
         self._said_head = (0, 0)
@@ -113,20 +113,9 @@ class NodeStates:
         """Whether a node has said nothing for so long that it must be down or cut off."""
         return self._clock() - state.issued_s > SILENT_AFTER_S
 
-    def neighbours(self) -> tuple[Address, ...]:
-        """Where the other nodes of this site can be reached, by their own account."""
-        own = self._leaf.facts
-        if own is None or own.reads_everything or not own.site:
-            return ()
-        found: list[Address] = []
-        for node, state in sorted(self._states.items()):
-            facts = self.facts(node)
-            if node == own.node or facts is None or facts.site != own.site:
-                continue
-            for text in state.addresses:
-                with suppress(ValueError):
-                    found.append(parse_address(text))
-        return tuple(found[:MAX_NEIGHBOUR_ADDRESSES])
+    def places(self) -> tuple[tuple[NodeFacts, NodeState], ...]:
+        """Whom this node may want to dial, by their own account: holders and its own site."""
+        return tuple(place for _, place in sorted(self._places.items()))
 
     def poke(self) -> None:
         """Something about this node may have changed."""
@@ -212,6 +201,7 @@ class NodeStates:
 
     def _keep(self, facts: NodeFacts, state: NodeState) -> None:
         self._states[facts.node] = state
+        self._note_place(facts, state)
         self._events.publish(
             "state.changed",
             node=facts.node.hex(),
@@ -220,6 +210,16 @@ class NodeStates:
             releases=[[one.release.hex(), one.generation, one.state] for one in state.releases],
         )
         self.changed.fire()
+
+    def _note_place(self, facts: NodeFacts, state: NodeState) -> None:
+        own = self._leaf.facts
+        if own is None or facts.node == own.node or not state.addresses:
+            return
+        if facts.reads_everything or (own.site and facts.site == own.site):
+            held = self._places.get(facts.node)
+            self._places[facts.node] = (facts, state)
+            if held is None or (held[0], held[1].addresses) != (facts, state.addresses):
+                self.places_changed.fire()
 
     # Saying and passing on
 

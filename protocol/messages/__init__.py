@@ -39,7 +39,7 @@ from protocol.messages.documents import (
     PageAnswer,
     RootDocument,
 )
-from protocol.messages.gossip import SentState, StateDigest, StateRow, States
+from protocol.messages.gossip import HeadDigest, SentState, StateDigest, StateRow, States
 from protocol.messages.joining import (
     JOIN_PROOF_TYPE,
     JoinAccepted,
@@ -104,7 +104,7 @@ CONTENT: Final[tuple[type[Message], ...]] = (
     PeerHints,
 )
 SWARM: Final[tuple[type[Message], ...]] = (GetAny, Picked, Unwant)
-GOSSIP: Final[tuple[type[Message], ...]] = (States, StateDigest)
+GOSSIP: Final[tuple[type[Message], ...]] = (States, StateDigest, HeadDigest)
 JOINING: Final[tuple[type[Message], ...]] = (
     JoinBegin,
     JoinOffer,
@@ -150,6 +150,7 @@ __all__ = [
     "HaveUpdate",
     "HeadAnnounce",
     "HeadAnswer",
+    "HeadDigest",
     "Hello",
     "JoinAccepted",
     "JoinBegin",

@@ -1,4 +1,7 @@
-"""Messages by which node states spread; what they carry is judged by `protocol.state`."""
+"""Messages by which node states and heads spread.
+
+States are judged by `protocol.state`; heads themselves travel in `HeadAnnounce`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from protocol.canonical import Fields
+from protocol.features import HEADS
 from protocol.ids import NodeId
 from protocol.limits import (
     KIB,
@@ -87,3 +91,16 @@ class StateDigest(Message):
     }
     rows: tuple[StateRow, ...]
     answer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeadDigest(Message):
+    """The order of the newest Head that the sender has; who has a newer one announces it."""
+
+    TYPE: ClassVar[int] = 50
+    MAX_BYTES: ClassVar[int] = SMALL
+    FEATURE: ClassVar[str] = HEADS
+    WIRE: ClassVar[Mapping[str, Codec]] = {
+        "head_order": record(epoch=number(0, MAX_SERIAL), serial=number(0, MAX_SERIAL)),
+    }
+    head_order: tuple[int, int]

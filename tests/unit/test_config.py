@@ -127,6 +127,7 @@ def test_the_line_of_a_list_over_several_lines_is_its_first() -> None:
         (ICE + '[network]\nlisten = "x:1"\n', "must be a list in brackets"),
         (ICE + '[network]\nlisten = ["a:1", "a:1"]\n', "'a:1' is listed twice"),
         (ICE + '[network]\nadvertise = ["[::]:4777"]\n', "nobody could dial it"),
+        (ICE + "[network]\nmax_peers = 0\n", "0 is not a number from 1 to 60000"),
         (ICE + '[network]\npeers = ["a:0"]\n', "is not a number from 1 to 65535"),
         (ICE + '[network]\npeers = ["2001:db8::1"]\n', "IPv6 needs brackets"),
         (ICE + '[storage]\nstate = "var/lib"\n', "is not an absolute path"),

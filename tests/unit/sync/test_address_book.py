@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from archid.addresses import Address
-from archid.sync.address_book import MAX_NODES, AddressBook
+from archid.sync.address_book import (
+    FORGOTTEN_AFTER_S,
+    MAX_NODES,
+    NEW_FOR_S,
+    TOLD_FOR_S,
+    AddressBook,
+)
 from protocol.ids import NodeId
 from protocol.limits import MAX_ADDRESSES
 from protocol.messages import PeerHint
@@ -146,3 +152,53 @@ def test_a_place_that_cannot_be_written_costs_the_memory_only(tmp_path: Path) ->
     book = AddressBook(tmp_path / "nowhere" / "addresses.json", OWN, "ice", ())
     book.learn([hint(1)])
     assert len(book.addresses()) == 1
+
+
+def test_who_is_silent_for_long_is_told_no_more_then_forgotten_and_does_not_come_back(
+    path: Path,
+) -> None:
+    now = 1e9
+    book = AddressBook(path, OWN, "repo", (), clock=lambda: now)
+    other = AddressBook(path.with_name("other"), OWN, "repo", (), clock=lambda: now)
+    alive, connected, dead, unheard = (hint(number) for number in range(1, 5))
+    book.learn([alive, connected, dead, unheard])
+    book.learn_state(dead, now)
+    now += NEW_FOR_S
+    assert unheard not in book.hints()
+    now += TOLD_FOR_S - NEW_FOR_S
+    book.age([connected.node])
+    book.learn_state(alive, now)
+    assert {*book.hints()} == {alive, connected}
+    other.learn(book.hints())
+    now += TOLD_FOR_S - 1
+    book.learn_state(alive, now)
+    book.age([connected.node])
+    assert dead in book.known(), "it may still come back"
+    now += 1
+    book.age([connected.node])
+    restarted = AddressBook(path, OWN, "repo", (), clock=lambda: now)
+    assert {*book.known()} == {*restarted.known()} == {alive, connected}
+    now += FORGOTTEN_AFTER_S
+    book.learn(other.hints())
+    book.age([])
+    assert book.known() == ()
+
+
+def test_where_a_node_says_to_be_counts_for_more_than_where_others_say_it_is(
+    book: AddressBook,
+) -> None:
+    book.learn([hint(1, "old.example:1")])
+    book.learn_state(hint(1, "new.example:1"), 1.0)
+    book.learn([hint(1, "old.example:1")])
+    assert book.addresses() == (Address("new.example", 1),)
+
+
+def test_a_clock_that_was_wrong_keeps_nobody_for_ever(path: Path) -> None:
+    now = 4e9
+    AddressBook(path, OWN, "ice", (), clock=lambda: now).learn([hint(1)])
+    now = 1e9
+    book = AddressBook(path, OWN, "ice", (), clock=lambda: now)
+    book.learn_state(hint(1), 4e9)
+    now += FORGOTTEN_AFTER_S
+    book.age([])
+    assert book.known() == ()

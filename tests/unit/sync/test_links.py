@@ -21,8 +21,17 @@ from archid.store.library import Library
 from archid.sync import sources as sources_module
 from archid.sync.address_book import AddressBook
 from archid.sync.fetcher import Want
+from archid.sync.signal import Signal
 from protocol.ids import NodeId
-from protocol.messages import ErrorCode, GetHead, HeadAnnounce, HeadAnswer, PeerHint, PeerHints
+from protocol.messages import (
+    ErrorCode,
+    GetHead,
+    HeadAnnounce,
+    HeadAnswer,
+    HeadDigest,
+    PeerHint,
+    PeerHints,
+)
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import Version
 from tests.unit.sync.sync_nodes import (
@@ -129,6 +138,43 @@ async def test_a_revoked_node_that_takes_nothing_cannot_put_it_off(stage: Stage)
         await link.left.closed.wait()
         over.set()
         nursery.cancel_scope.cancel()
+
+
+async def test_who_says_that_it_lacks_the_head_gets_it_again(stage: Stage) -> None:
+    heard = Signal()
+    heads: list[bytes] = []
+
+    async def forgetful(peer: Peer) -> None:
+        async for notice in peer.notices:
+            if isinstance(notice, HeadAnnounce):
+                heads.append(notice.head)
+                heard.fire()
+
+    async with running() as nursery:
+        link = await connect(nursery, stage.repo, stage.salle, right=forgetful)
+        epoch, serial = stage.repo.keeper.order
+        await link.right.announce(HeadDigest((epoch, serial - 1)))
+        await until(lambda: len(heads) == 1, heard)
+        assert heads[0] == stage.repo.keeper.head_bytes()[0]
+        nursery.cancel_scope.cancel()
+    await trio.lowlevel.checkpoint()
+
+
+async def test_who_hears_of_a_newer_head_asks_for_it(stage: Stage) -> None:
+    asked = trio.Event()
+
+    async def ahead(peer: Peer) -> None:
+        epoch, serial = stage.repo.keeper.order
+        await peer.announce(HeadDigest((epoch, serial + 1)))
+        async for notice in peer.notices:
+            if isinstance(notice, HeadDigest) and notice.head_order == (epoch, serial):
+                asked.set()
+
+    async with running() as nursery:
+        await connect(nursery, stage.repo, stage.salle, right=ahead)
+        await asked.wait()
+        nursery.cancel_scope.cancel()
+    await trio.lowlevel.checkpoint()
 
 
 async def test_hints_are_believed_of_central_and_repos_only(stage: Stage) -> None:

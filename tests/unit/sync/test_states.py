@@ -126,7 +126,7 @@ async def test_a_revoked_nodes_words_count_for_nothing(stage: Stage) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_neighbours_are_those_of_the_own_site_that_said_where_they_listen(
+async def test_holders_and_servers_of_the_own_site_may_be_dialled_where_they_say_they_listen(
     stage: Stage,
 ) -> None:
     async with running() as nursery:
@@ -134,7 +134,10 @@ async def test_neighbours_are_those_of_the_own_site_that_said_where_they_listen(
         await stage.sas.leaf.load()
         told = said(stage.sas, addresses=("10.0.0.7:4777", "no address", "[::1]:4777"))
         stage.salle.states.take(link.left, States((told, said(stage.repo, addresses=("r:1",)))))
-        found = [str(one) for one in stage.salle.states.neighbours()]
-        assert found == ["10.0.0.7:4777", "[::1]:4777"]
+        await stage.nice.leaf.load()
+        stage.salle.states.take(link.left, States((said(stage.nice, addresses=("n:1",)),)))
+        found = {facts.node: state.addresses for facts, state in stage.salle.states.places()}
+        assert found[stage.sas.id] == ("10.0.0.7:4777", "no address", "[::1]:4777")
+        assert found.keys() == {stage.sas.id, stage.repo.id}
         nursery.cancel_scope.cancel()
     await trio.lowlevel.checkpoint()
