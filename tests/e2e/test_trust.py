@@ -352,8 +352,9 @@ def test_grants_that_are_not_signed_for_are_not_believed_even_with_a_good_head(
     settle(fleet, node)
     node.wait_active("film")
     # Alone with the forger, so that nobody else meets the heads that are made here.
-    fleet.central.process.stop()
-    fleet.nodes["repo-1"].process.stop()
+    others = [fleet.central, fleet.nodes["repo-1"], fleet.nodes["lyon-1-salle"]]
+    for other in others:
+        other.process.stop()
     keys, elsewhere = world.stolen.keys, world.elsewhere_keys()
     granted_by = "grants", GrantsRoot.TYPE
     good = GrantsRoot.decode(payload(world.grants_bytes))
@@ -417,8 +418,8 @@ def test_grants_that_are_not_signed_for_are_not_believed_even_with_a_good_head(
         assert delivery["state"] == "active"
     finally:
         node.process.stop()
-        fleet.central.process.start()
-        fleet.nodes["repo-1"].process.start()
+        for other in others:
+            other.process.start()
         wait_until_open(fleet.central)
 
 
