@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from random import SystemRandom
 from typing import TYPE_CHECKING, Final
@@ -277,7 +278,7 @@ class Node:
             self.healing.scrub.run,
             self.dialer.run,
             self.states.run,
-            self._choose_peers,
+            partial(self._peer_choice.run, self.dialer, self.switchboard),
             self._follow_roots,
             self._release_idle,
             self.collector.run,
@@ -327,9 +328,6 @@ class Node:
         if self._central is not None:
             self._central.take_up(config.central)
         self._peer_choice.poke()  # dial what [network] peers names now
-
-    async def _choose_peers(self) -> None:
-        await self._peer_choice.run(self.dialer, self.switchboard)
 
     async def _follow_roots(self) -> None:
         """Believe the CAs of a new Root from its arrival on."""
