@@ -55,7 +55,7 @@ from protocol.connection_states import Side
 from protocol.documents import GrantsRoot
 from protocol.envelope import Envelope
 from protocol.facts import Entry, LeafItem, NodeFacts, ReleaseHeader
-from protocol.features import FEATURES
+from protocol.features import HEADS
 from protocol.grants import GrantsTree, build_grants
 from protocol.head import Denial, Head
 from protocol.ids import DocumentId, ListId, ManifestId, NodeId, PageId, ReleaseId
@@ -333,7 +333,7 @@ class SyncNode:
             keep=self.keeper.keep,
             on_fork=self.keeper.alarm_fork,
             software="test",
-            features=FEATURES,
+            features=(HEADS,),
             now=self.clock,
         )
         self.states = NodeStates(
