@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from random import SystemRandom
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -206,11 +205,7 @@ class Node:
             directory=self.directory,
         )
         self.dialer = Dialer(
-            self.switchboard,
-            DialerSettings(),
-            random=SystemRandom(),
-            now=time.time,
-            on_failed=self._peer_choice.dial_failed,
+            self.switchboard, DialerSettings(), on_failed=self._peer_choice.dial_failed
         )
         self._metrics = MetricsSide(
             config.metrics.listen, self._central.fleet if self._central else None

@@ -7,9 +7,10 @@ connected by another way, the task waits until that ends.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from random import Random
+from random import Random, SystemRandom
 from typing import Literal
 
 import trio
@@ -47,14 +48,14 @@ class Dialer:
         switchboard: Switchboard,
         settings: DialerSettings,
         *,
-        random: Random,
-        now: Callable[[], float],
+        random: Random | None = None,
+        now: Callable[[], float] = time.time,
         on_failed: Callable[[Address, ErrorCode | None], None] = lambda _address, _code: None,
     ) -> None:
         """`on_failed` is told of every attempt that came to nothing, with what the peer said."""
         self._switchboard = switchboard
         self._settings = settings
-        self._random = random
+        self._random = random or SystemRandom()
         self._now = now
         self._on_failed = on_failed
         self._wanted: dict[Address, trio.CancelScope] = {}
