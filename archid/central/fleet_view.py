@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from archid.central.estate import Node
-from archid.central.release_plan import CurrentRelease
+from archid.central.release_plan import CurrentRelease, Server
+from archid.central.rooms import Told, rooms_json
 from archid.central.service import CentralService
 from archid.errors import NotFound
 from archid.sync.states import NodeStates
@@ -46,10 +47,38 @@ class FleetView:
 
     async def fleet(self) -> dict[str, Any]:
         """Every node with its newest state, as the control method ``fleet`` answers."""
-        names = {one.release: one.name for one in await self._service.releases()}
+        releases = await self._service.releases()
+        names = {one.release: one.name for one in releases}
         nodes = [self._node_json(node, names) for node in await self._service.nodes()]
         epoch, serial = self._service.state.order
-        return {"nodes": nodes, "head": {"epoch": epoch, "serial": serial}}
+        rooms = [
+            {"release": one.name, **room}
+            for one in releases
+            if one.state == "active" and self._clock() < one.end_s
+            for room in await self.rooms(one)
+        ]
+        return {"nodes": nodes, "rooms": rooms, "head": {"epoch": epoch, "serial": serial}}
+
+    async def rooms(self, release: CurrentRelease) -> list[dict[str, Any]]:
+        """How a release stands in each of its rooms, both machines taken together."""
+        servers = [
+            Server(one.name, one.node, "ice", one.place.site, one.place.room, one.place.server_kind)
+            for one in await self._service.nodes()
+            if one.place.role == "ice"
+        ]
+        return rooms_json(release, lambda node: self._told(node, release), enrolled=servers)
+
+    def _told(self, node: NodeId, release: CurrentRelease) -> Told:
+        state = self._states.known.get(node)
+        one = _standing(state, release.release)
+        if state is None or one is None:
+            return Told("unknown", None, current=False, silent=state is None)
+        return Told(
+            one.state,
+            one.reason or None,
+            current=one.generation >= release.generation,
+            silent=self._states.is_silent(state),
+        )
 
     def standing(self, node: NodeId, release: ReleaseId) -> tuple[str, str | None]:
         """(state, reason) of one release on one node; "unknown" when it has not said."""

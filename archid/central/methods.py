@@ -78,7 +78,8 @@ class CentralMethods:
         self, _caller: Caller, params: dict[str, Any], _exchange: Exchange
     ) -> dict[str, Any]:
         release = await self._service.release(params["release"])
-        return detail_json(release, lambda node: self._view.standing(node, release.release))
+        shown = detail_json(release, lambda node: self._view.standing(node, release.release))
+        return {**shown, "rooms": await self._view.rooms(release)}
 
     async def withdraw_release(
         self, caller: Caller, params: dict[str, Any], _exchange: Exchange

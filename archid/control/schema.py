@@ -39,6 +39,7 @@ from archid.control.shapes import (
     RELEASE_STATE,
     RELEASE_TARGET,
     ROLE,
+    ROOM_KEYS,
     SCRIPT,
     SCRUB,
     SERVER_KIND,
@@ -217,6 +218,7 @@ METHODS: Final[dict[str, Method]] = {
                 **RELEASE_SUMMARY_KEYS,
                 scripts=array(RELEASE_SCRIPT),
                 targets=array(RELEASE_TARGET),
+                rooms=array(opened(**ROOM_KEYS)),
                 applied_s=TIME,
             ),
             roles=("central",),
@@ -245,7 +247,11 @@ METHODS: Final[dict[str, Method]] = {
         Method(
             "fleet",
             params=strict(),
-            result=opened(nodes=array(FLEET_NODE), head=HEAD_ORDER),
+            result=opened(
+                nodes=array(FLEET_NODE),
+                rooms=array(opened(release=TEXT, **ROOM_KEYS)),
+                head=HEAD_ORDER,
+            ),
             roles=("central",),
         ),
         Method(

@@ -223,6 +223,14 @@ RELEASE_TARGET: Final = opened(
     reason=nullable(TEXT),
 )
 
+ROOM_KEYS: Final[dict[str, Schema]] = {
+    "site": TEXT,
+    "room": TEXT,
+    "ready": BOOLEAN,
+    "servers": array(TEXT),
+    "sentence": TEXT,
+}
+
 FLEET_NODE: Final = opened(
     node=HASH,
     name=TEXT,

@@ -63,6 +63,9 @@ def test_a_release_shows_how_it_stands_on_each_server(fleet: LocalFleet) -> None
         release="film",
     )
     assert {target["name"] for target in shown["targets"]} == {"lyon-1-salle", "lyon-1-sas"}
+    [room] = shown["rooms"]
+    assert (room["site"], room["ready"]) == ("lyon", True)
+    assert room["servers"] == ["lyon-1-salle", "lyon-1-sas"]
     why = fleet.central.json("why", "lyon-1-salle", "film")
     assert why["solved"]
     assert "switches at 2097-01-01 00:00 UTC" in why["sentence"]
@@ -103,3 +106,24 @@ def test_servers_of_one_site_connect_and_those_of_two_sites_do_not(fleet: LocalF
     salle.wait(lambda one: "lyon-1-sas" in neighbours(one), what="meeting the neighbour")
     assert neighbours(salle.status()) == {"central", "repo-1", "lyon-1-sas"}
     assert neighbours(fleet.nodes["nice-1-salle"].status()) == {"central", "repo-1"}
+
+
+def test_a_room_that_lacks_one_of_its_two_machines_is_not_ready(fleet: LocalFleet) -> None:
+    fleet.apply(
+        "half",
+        scripts={kind: f"film-{kind}" for kind in KINDS},
+        prefetch="2026-01-01T00:00:00Z",
+        start="2097-01-01T00:00:00Z",
+        end="2098-01-01T00:00:00Z",
+        sites='["nice"]',
+    )
+    [room] = wait_for(
+        fleet,
+        "release.show",
+        lambda one: {target["state"] for target in one["targets"]} == {"ready"},
+        release="half",
+    )["rooms"]
+    assert room["sentence"] == "room 1 of nice is not ready: it has no SAS server"
+    assert room["sentence"] in " ".join(fleet.central.run("release", "show", "half").stdout.split())
+    [told] = [one for one in fleet.central.json("fleet")["rooms"] if one["release"] == "half"]
+    assert not told["ready"]

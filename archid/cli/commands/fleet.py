@@ -48,7 +48,12 @@ def screen(result: Json, *, verbose: bool) -> RenderableType:
         behind = node["head"] and (node["head"]["epoch"], node["head"]["serial"]) < head
         if behind and verbose:
             notes.append(Text(f"{node['name']}: behind with the state of the fleet", "quiet"))
-    return Group(made, *notes)
+    waiting = [
+        Text(f"{room['release']}: {room['sentence']}", "attention")
+        for room in result["rooms"]
+        if not room["ready"]
+    ]
+    return Group(made, *waiting, *notes)
 
 
 def _where(node: Json) -> str:

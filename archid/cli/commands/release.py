@@ -127,7 +127,18 @@ def show(session: Session, release: str) -> None:
         indented(_scripts(result["scripts"], with_change=False)),
         heading(figures.count(len(result["targets"]), "server").capitalize()),
         indented(servers),
+        heading(_rooms_title(result["rooms"])),
+        *(
+            indented(Text(f"{room['sentence']}.", style="attention"))
+            for room in result["rooms"]
+            if not room["ready"]
+        ),
     )
+
+
+def _rooms_title(rooms: list[Json]) -> str:
+    ready = sum(room["ready"] for room in rooms)
+    return f"{ready} of {figures.count(len(rooms), 'room')} ready"
 
 
 @session_command("withdraw")

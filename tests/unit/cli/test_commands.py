@@ -69,6 +69,15 @@ SUMMARY: Json = {
 }
 
 
+ROOM: Json = {
+    "site": "lyon-confluence",
+    "room": "3",
+    "ready": False,
+    "servers": ["lyon-3-salle"],
+    "sentence": "room 3 of lyon-confluence is not ready: it has no SAS server",
+}
+
+
 def answering(result: Json) -> Handler:
     async def answer(_caller: Caller, _params: Json, _exchange: Exchange) -> Json:
         return result
@@ -127,6 +136,7 @@ HANDLERS: dict[str, Handler] = {
     "release.list": answering({"releases": [SUMMARY]}),
     "fleet": answering(
         {
+            "rooms": [{"release": "blue-hour", **ROOM}],
             "nodes": [
                 {
                     "node": samples.HASH,
@@ -190,6 +200,7 @@ HANDLERS: dict[str, Handler] = {
             **SUMMARY,
             "scripts": [SCRIPT],
             "targets": [{**TARGET, "state": "active", "reason": None}],
+            "rooms": [ROOM],
             "applied_s": samples.NOW_S,
         }
     ),
@@ -235,6 +246,8 @@ HANDLERS: dict[str, Handler] = {
         ("release.show", "release show blue-hour", 0, "lyon-3-salle"),
         ("fleet", "fleet", 0, "blue-hour fetching"),
         ("fleet", "fleet", 0, "never"),
+        ("fleet", "fleet", 0, "blue-hour: room 3 of"),
+        ("release.show", "release show blue-hour", 0, "0 of 1 room ready"),
         ("why", "why lyon-3-sas blue-hour", 0, "Start archid on it."),
         ("release.apply", "release apply - --dry-run", 0, "12 more servers"),
         ("release.apply", "release apply - --yes", 0, "generation 3 to 4"),
