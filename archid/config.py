@@ -113,6 +113,7 @@ class LogSettings(_Section):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
+    fetch_plans: bool = Field(default=False, strict=True)
 
 
 class MetricsSettings(_Section):

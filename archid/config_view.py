@@ -73,6 +73,8 @@ def _plain(name: str, value: object) -> Plain:
         return ""
     if isinstance(value, (Path, Address)):
         return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, int):
         return format_size(value) if name.endswith("_bytes") else value
     return _PASSWORD_IN_URL.sub(r"\1\2***", str(value))

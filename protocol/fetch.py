@@ -13,7 +13,7 @@ same events give the same effects, which `replay` checks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from protocol.fetch_board import Board
@@ -99,6 +99,8 @@ class FetchPlan:
             shared_line,
         )
         self.log: deque[LogEntry] = deque(maxlen=log_limit)
+        self.listener: Callable[[LogEntry], None] | None = None
+        """Told of each step, for who keeps them all."""
         self.finished = False
         self._board = Board(
             spans, sizes, held, by_name=by_name, priorities=ranks, seed=seed, topic=topic
@@ -157,7 +159,10 @@ class FetchPlan:
                 self.finished = True
                 self._board.peers.clear()
                 effects.append(Finished())
-        self.log.append((now, event, tuple(effects)))
+        entry = (now, event, tuple(effects))
+        self.log.append(entry)
+        if self.listener is not None:
+            self.listener(entry)
         return effects
 
     def _handle(self, event: FetchEvent, now: float) -> Iterable[FetchEffect]:

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "unpin": ("unpin", "Take a pin away."),
     "gc": ("gc", "Remove what nothing needs any more, or show what that would be."),
     "config": ("config", "Check or show the configuration."),
+    "replay": ("replay", "Go through the log of a fetch again."),
     "doctor": ("doctor", "Look for what is wrong on this machine and say what to do."),
     "leave": ("leave", "Make this node forget its fleet."),
     "stop": ("stop", "Stop the daemon."),

@@ -345,6 +345,14 @@ OUTPUTS: Final[dict[str, Schema]] = {
         path=TEXT,
         keys=array(opened(section=TEXT, key=TEXT, value={}, origin={"enum": ["file", "default"]})),
     ),
+    "replay": opened(
+        path=TEXT,
+        ok=BOOLEAN,
+        steps=COUNT,
+        differs_at=nullable(COUNT),
+        finished=BOOLEAN,
+        missing_spans=COUNT,
+    ),
     "backup": opened(
         file=TEXT,
         size_bytes=BYTES,

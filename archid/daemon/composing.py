@@ -54,6 +54,7 @@ from archid.sync.listings import Listings
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peer_choice import PeerChoice
 from archid.sync.peers import PeerDirectory
+from archid.sync.plan_log import PlanLogs
 from archid.sync.replicator import Replicator
 from archid.sync.site_leaves import SiteLeaves
 from archid.sync.states import Account, NodeStates
@@ -102,6 +103,7 @@ class Node:
             events=self.events,
             proof_for=self.leaf.proof_for,
             site=lambda: self.leaf.facts.site if self.leaf.facts else "",
+            plan_logs=PlanLogs(state.paths.fetch_plans if config.log.fetch_plans else None),
         )
         self.healing = Healing(
             library=state.library,

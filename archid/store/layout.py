@@ -81,6 +81,11 @@ class StatePaths:
         return self.state / "node.db"
 
     @property
+    def fetch_plans(self) -> Path:
+        """What fetches decided, step by step, where that is written down."""
+        return self.state / "fetch-plans"
+
+    @property
     def lock(self) -> Path:
         """What the running daemon holds."""
         return self.state / "lock"

@@ -26,6 +26,7 @@ from archid.store.library import Library
 from archid.store.mending import Mending
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.one_error import one_error
+from archid.sync.plan_log import PlanLogs
 from archid.sync.sources import Sources
 from archid.sync.span_exchange import SpanExchange
 from archid.sync.span_run import SpanRun, plan_spans
@@ -66,11 +67,13 @@ class FetchJob:
         events: EventHub,
         spans: SpanExchange,
         seed: bytes,
+        plan_logs: PlanLogs,
         ask_first: bool = False,
     ) -> None:
         self.progress = progress
         self.mends = False
         """Whether a tree that stands was mended, rather than one placed."""
+        self._plan_logs = plan_logs
         self._ask_first = ask_first
         self._sources = sources
         self._manifest = sources.manifest
@@ -255,7 +258,9 @@ class FetchJob:
             verified=verified,
             report_liar=self._report_liar,
         )
-        await run.run()
+        with self._plan_logs.of(self._manifest) as plan_log:
+            plan_log.follow(planned.plan)
+            await run.run()
 
     def _report_liar(self, peer: Peer, why: str) -> None:
         name = peer.facts.name

@@ -24,6 +24,7 @@ from archid.store.library import Library
 from archid.sync.fetch_job import FetchJob
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.peers import PeerDirectory
+from archid.sync.plan_log import PlanLogs
 from archid.sync.recording import record
 from archid.sync.signal import Signal
 from archid.sync.sources import Sources
@@ -88,6 +89,7 @@ class Fetcher:
         events: EventHub,
         proof_for: Callable[[ManifestId], bytes],
         site: Callable[[], str] = str,
+        plan_logs: PlanLogs | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.placed = Signal()
@@ -100,6 +102,7 @@ class Fetcher:
         self._events = events
         self._proof_for = proof_for
         self._site = site
+        self._plan_logs = plan_logs or PlanLogs()
         self._clock = clock
         self._wants: Mapping[ManifestId, Want] = {}
         self._wanted = Signal()
@@ -227,6 +230,7 @@ class Fetcher:
             events=self._events,
             spans=self._directory.spans,
             seed=self._node,
+            plan_logs=self._plan_logs,
             ask_first=retry is not None and retry.ask_first,
         )
         root: ManifestRoot | None = None

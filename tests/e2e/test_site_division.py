@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from protocol.fetch_log import entry_line, read_log, recipe_line
 from tests.fleet.events import EventTap
-from tests.fleet.local import FleetNode, LocalFleet
+from tests.fleet.local import CommandFailed, FleetNode, LocalFleet
 from tests.fleet.relay import Relay
 from tests.fleet.scripts import noise
 from tests.fleet.trees import check_arrived
@@ -46,7 +47,14 @@ def cinema(tmp_path: Path) -> Iterator[Cinema]:
         repo.run("join", "-", stdin=fleet.token("repo-1", "repo") + "\n")
         repo.process.start()
         servers = [
-            fleet.join(f"lyon-1-{kind}", "ice", site="lyon", room="1", kind=kind)
+            fleet.join(
+                f"lyon-1-{kind}",
+                "ice",
+                site="lyon",
+                room="1",
+                kind=kind,
+                extra="fetch_plans = true\n",
+            )
             for kind in ("salle", "SAS")
         ]
         for kind in KINDS:
@@ -76,6 +84,27 @@ def meets(server: FleetNode, others: set[str]) -> None:
     )
 
 
+def replays(server: FleetNode) -> None:
+    """What a daemon decided follows from what it was told, step by step; its command says so."""
+    logs = sorted((server.state / "fetch-plans").glob("*.jsonl"))
+    assert len(logs) == len(KINDS)
+    longest = max(logs, key=lambda path: path.stat().st_size)
+    for path in logs:
+        result = server.json("replay", str(path))
+        assert result["ok"], result
+        assert result["finished"]
+        assert result["missing_spans"] == 0
+    lines = longest.read_text().splitlines(keepends=True)
+    recipe, entries = read_log(lines)
+    assert len(recipe.spans) > 30
+    assert [recipe_line(recipe), *map(entry_line, entries)] == lines
+    # A step that was never taken is noticed where it shows.
+    longest.write_text("".join([*lines[:-20], *lines[-19:]]))
+    with pytest.raises(CommandFailed) as failed:
+        server.run("replay", str(longest))
+    assert failed.value.code == 7
+
+
 def test_two_servers_fetch_hardly_more_than_one_copy_over_their_line(cinema: Cinema) -> None:
     for line in cinema.lines:
         line.count_again()
@@ -100,6 +129,8 @@ def test_two_servers_fetch_hardly_more_than_one_copy_over_their_line(cinema: Cin
         )
         for server in cinema.servers
     ]
+    for server in cinema.servers:
+        replays(server)
     # What was asked for in the moment before they heard of one another may come twice.
     assert SIZE_BYTES <= over_the_line <= 1.2 * SIZE_BYTES, inside
     assert min(inside) > 0.2 * SIZE_BYTES

@@ -36,6 +36,7 @@ from protocol.fetch_events import (
     WakeAt,
 )
 from protocol.fetch_hedge import END_GAME_SPANS
+from protocol.fetch_log import entry_line, read_log, recipe_line
 from protocol.fetch_replay import replay
 from protocol.fetch_spans import bits
 from protocol.messages import ErrorCode
@@ -337,6 +338,11 @@ class PlannerMachine(RuleBasedStateMachine):
         assert self.finished == 1
         assert self.held == set(self.spans)
         assert replay(self.plan.recipe, self.plan.log) is None
+        recipe, log = read_log(
+            [recipe_line(self.plan.recipe), *(entry_line(entry) for entry in self.plan.log)]
+        )
+        assert recipe == self.plan.recipe
+        assert list(log) == list(self.plan.log)
 
 
 PlannerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
