@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -127,6 +128,14 @@ class Journal:
         while rows := self._database.transact(_batch, first):
             for row in rows:
                 yield _decoded(row)
+            first = int(rows[-1][0]) + 1
+
+    def readable(self, first: int = 1) -> Iterator[Entry]:
+        """Every entry from `first` on that can be read, whatever is damaged in between."""
+        while rows := self._database.transact(_batch, first):
+            for row in rows:
+                with suppress(JournalDamaged):
+                    yield _decoded(row)
             first = int(rows[-1][0]) + 1
 
     def verify(self, keys: Mapping[KeyId, PublicKey] | None = None) -> int:

@@ -64,6 +64,11 @@ def moment(seconds: float | None) -> str:
     return local.strftime("%Y-%m-%d %H:%M %Z")
 
 
+def moment_s(seconds: float) -> str:
+    """Date and time to the second in the local zone: "2026-10-14 09:00:12"."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def distance(seconds: float, now_s: float) -> str:
     """How far a moment is from now: "in 3 h 20 min", "5 min 3 s ago"."""
     if seconds >= now_s:

@@ -29,6 +29,7 @@ from archid.control.shapes import (
     HASH,
     HEAD_ORDER,
     HEALTH,
+    JOURNAL_ENTRY,
     KIND,
     NODE_TRAFFIC,
     PEER,
@@ -183,6 +184,20 @@ METHODS: Final[dict[str, Method]] = {
                 version=COUNT,
                 checked_bytes=BYTES,
                 total_bytes=BYTES,
+            ),
+        ),
+        Method(
+            "log",
+            params=strict(
+                since_s=nullable(TIME),
+                kinds=array(text(max_length=64), max_items=32),
+                limit={"type": "integer", "minimum": 1, "maximum": 10_000},
+                follow=BOOLEAN,
+            ),
+            result=opened(
+                entries=array(JOURNAL_ENTRY),
+                total=COUNT,
+                damage=nullable(opened(seq=COUNT, sentence=TEXT, remedy=nullable(TEXT))),
             ),
         ),
         Method(
@@ -373,6 +388,7 @@ OUTPUTS: Final[dict[str, Schema]] = {
         root_version=COUNT,
         state=TEXT,
     ),
+    "log.line": JOURNAL_ENTRY,
     "doctor": opened(ok=BOOLEAN, checks=array(CHECK)),
     "leave": LEFT,
     **{method.name: method.result for method in METHODS.values()},

@@ -188,6 +188,15 @@ TRUST: Final = opened(
     clock_offset_s=nullable(NUMBER),
 )
 
+JOURNAL_ENTRY: Final = opened(
+    seq=COUNT,
+    at_s=TIME,
+    kind=TEXT,
+    sentence=TEXT,
+    fields={"type": "object"},
+    hash=HASH,
+)
+
 TREE_REPORT: Final = opened(
     manifest=HASH,
     name=TEXT,

@@ -22,6 +22,7 @@ from archid import __version__
 from archid.addresses import Address
 from archid.config import Config
 from archid.control.account import account_of
+from archid.control.journal_methods import with_journal
 from archid.control.keeping_methods import KeepingMethods
 from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
@@ -398,7 +399,7 @@ class Node:
         if self._central is not None:
             handlers.pop("leave")
             handlers.update(self._central.handlers())
-        return handlers
+        return with_journal(handlers, self._state.journal)
 
     async def _listing(self) -> Sequence[Listed]:
         if self.deliveries is None:

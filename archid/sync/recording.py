@@ -15,7 +15,7 @@ from archid.log import get_logger
 log = get_logger(__name__)
 
 
-async def record(journal: Journal, kind: str, **fields: Scalar) -> None:
+async def record(journal: Journal, kind: str, /, **fields: Scalar) -> None:
     """Append an entry; shielded, since what it tells of has happened."""
     with trio.CancelScope(shield=True):
         try:

@@ -32,7 +32,13 @@ MB = 1_000_000
 ROOMY = "400m"
 TIGHT = "45m"
 WINDOW_BYTES = (8 << 20) + (1 << 20) + (128 << 10)
-FAILURES = ("fetch_failed", "release_not_switched", "script_not_linked", "trust_not_saved")
+FAILURES = (
+    "fetch_failed",
+    "release_not_switched",
+    "script_not_linked",
+    "trust_not_saved",
+    "journal_not_written",
+)
 """What a daemon may say at ERROR while its disk takes nothing."""
 
 

@@ -1,0 +1,83 @@
+"""Entries of the journal as sentences for people, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from archid.journal import Entry, Scalar
+
+Plain = str | int | bool | None
+Fields = Mapping[str, Plain]
+
+OPERATION: Final = "operation"
+NAMED: Final = ("script", "kind", "release", "node", "role", "name", "site", "room")
+"""The parameters that say what a change was about, in reading order; never is one a secret."""
+_SHOWN_ID: Final = 12
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """One line of ``archid log --json``."""
+    fields = {name: _plain(value) for name, value in entry.fields.items()}
+    return {
+        "seq": entry.seq,
+        "at_s": entry.at_s,
+        "kind": entry.kind,
+        "sentence": sentence(entry.kind, fields),
+        "fields": fields,
+        "hash": entry.hash.hex(),
+    }
+
+
+def sentence(kind: str, fields: Fields) -> str:
+    """What the entry tells; of a kind that is not known here, its fields."""
+    words = SENTENCES.get(kind)
+    if words is not None:
+        try:
+            return words(fields)
+        except KeyError:
+            pass  # written by another version
+    told = ", ".join(f"{name} {value}" for name, value in fields.items())
+    return kind.replace("_", " ") + (f": {told}" if told else "")
+
+
+def _release(words: str) -> Callable[[Fields], str]:
+    return lambda fields: f"{fields['name']} generation {fields['generation']} {words}"
+
+
+def _rolled_back(fields: Fields) -> str:
+    said = f": {fields['reason']}" if fields.get("reason") else ""
+    return f"{fields['name']} generation {fields['generation']} was rolled back{said}"
+
+
+def _script(words: str) -> Callable[[Fields], str]:
+    def say(fields: Fields) -> str:
+        name = fields.get("name") or fields.get("script") or str(fields["manifest"])[:_SHOWN_ID]
+        version = f" version {fields['version']}" if "version" in fields else ""
+        return f"{name}{version} {words}"
+
+    return say
+
+
+def _operation(fields: Fields) -> str:
+    about = " ".join(str(fields[name]) for name in NAMED if name in fields)
+    what = str(fields["method"]).replace(".", " ").replace("_", " ")
+    outcome = "" if fields["outcome"] == "ok" else f" failed ({fields['outcome']})"
+    return f"{fields['user']}: {what}{' ' + about if about else ''}{outcome}"
+
+
+SENTENCES: Final[dict[str, Callable[[Fields], str]]] = {
+    OPERATION: _operation,
+    "release_activated": _release("was switched to"),
+    "release_withdrawn": _release("was taken away, since it was withdrawn"),
+    "release_rolled_back": _rolled_back,
+    "release_rollback_ended": _release("is no longer held back"),
+    "tree_placed": _script("is here, whole and verified"),
+    "tree_damaged": _script("was found damaged on this disk"),
+    "tree_repaired": _script("was repaired"),
+    "tree_removed": _script("was removed, as nothing needs it any more"),
+}
+
+
+def _plain(value: Scalar) -> Plain:
+    return value.hex() if isinstance(value, bytes) else value
