@@ -31,6 +31,7 @@ from protocol.errors import FormatError
 from protocol.ids import NodeId
 
 FOLDER_NAME: Final = "identity"
+_NEXT_CERTIFICATE: Final = "certificate-next.pem"
 _MAX_FILE_BYTES: Final = 65536
 
 
@@ -135,6 +136,27 @@ class Identity:
         except OSError as error:
             raise _not_written(self.certificate_path, error) from error
         return replace(self, certificate=der)
+
+    def next_certificate(self) -> bytes | None:
+        """The certificate (DER) that waits for the old CA to go; None when there is none to use."""
+        data = _read(self.folder / _NEXT_CERTIFICATE)
+        if data is None:
+            return None
+        try:
+            parsed = x509.load_pem_x509_certificate(data)
+            if parsed.public_key() != self.private_key.public_key():
+                return None
+        except (ValueError, UnsupportedAlgorithm):
+            return None  # it can be had again
+        return parsed.public_bytes(Encoding.DER)
+
+    def keep_next_certificate(self, der: bytes) -> None:
+        """Store a certificate that is not shown yet. Raises StorageError."""
+        path = self.folder / _NEXT_CERTIFICATE
+        try:
+            _write_private(path, x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM))
+        except OSError as error:
+            raise _not_written(path, error) from error
 
     def sign(self, document_type: str, payload: bytes) -> Signature:
         """Sign `payload` as a document of this type with the node's current key."""

@@ -8,6 +8,8 @@ node is known.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from protocol.envelope import Envelope, count_valid
 from protocol.errors import TrustError
 from protocol.ids import ManifestId
@@ -22,6 +24,20 @@ MAX_PUBLICATION_BYTES = MAX_MANIFEST_BYTES + MAX_SIGNATURES_BYTES
 def manifest_of(envelope: Envelope) -> ManifestId:
     """The identity of the version in an envelope, whoever signed it."""
     return ManifestId.of(envelope.payload)
+
+
+def accept_known_publication(envelope: Envelope, roots: Iterable[Root]) -> ManifestRoot:
+    """The same under any of these Roots, the newest first: keys are replaced, versions stay.
+
+    Raises what `accept_publication` raises for the first of them that did not accept it.
+    """
+    problem: TrustError | None = None
+    for root in roots:
+        try:
+            return accept_publication(envelope, root)
+        except TrustError as error:
+            problem = problem or error
+    raise problem or TrustError("no Root is held")
 
 
 def accept_publication(envelope: Envelope, root: Root) -> ManifestRoot:

@@ -127,6 +127,11 @@ class TrustedDocuments:
         """Every Root that is held, by version."""
         return MappingProxyType(self._roots)
 
+    @property
+    def root_history(self) -> tuple[Root, ...]:
+        """The same, decoded, the newest first."""
+        return tuple(reversed(self._root_history))
+
     def accept_first_root(self, envelope: Envelope, fingerprint: DocumentId) -> Root:
         """Believe the Root that a token or the local state names.
 

@@ -24,7 +24,7 @@ from archid.central.estate import Place, add_node, check_node_name
 from archid.central.kept_documents import keep_documents, trust_state
 from archid.central.keys import OnlineKeys, keys_folder
 from archid.central.release_definition import check_label
-from archid.central.root_keys import check_passphrase, write_root_keys
+from archid.central.root_keys import check_passphrase, public_key, sign_root, write_root_keys
 from archid.central.signed_state import SignedState
 from archid.central.signing import sign_state
 from archid.central.store import DEFAULT_FILE_NAME, CentralDatabase, database_url
@@ -36,7 +36,6 @@ from archid.net.certificates import issue, make_ca
 from archid.store.documents import DocumentStore
 from archid.store.layout import StateLock, StatePaths
 from archid.store.trust_file import TrustFile
-from protocol.envelope import Envelope, PublicKey, Signature, signing_input
 from protocol.ids import DIGEST_BYTES, FleetId
 from protocol.root import RoleKeys, Root
 
@@ -146,7 +145,7 @@ def _found(
         issue(keys.ca_key, ca, identity.public_key, identity.node_id)
     )
     root = _first_root(founding, fleet_id, root_keys, keys, ca, now_s)
-    root_envelope = _signed_by_root(root, root_keys)
+    root_envelope = sign_root(root, root_keys)
 
     database = CentralDatabase.open(database_url(founding.database, paths.state), create=True)
     try:
@@ -206,7 +205,7 @@ def _first_root(
     ca: bytes,
     now_s: int,
 ) -> Root:
-    public_root_keys = [_public(key) for key in root_keys]
+    public_root_keys = [public_key(key) for key in root_keys]
     root_key_ids = tuple(key.key_id for key in public_root_keys)
     # Software updates run on every node, so their role stays offline with the root's.
     roles = [RoleKeys(role, founding.root_threshold, root_key_ids) for role in _OFFLINE_ROLES]
@@ -222,17 +221,6 @@ def _first_root(
         ca_certificates=(ca,),
         seal_keys=(keys.public_seal_key,),
     )
-
-
-def _signed_by_root(root: Root, root_keys: Sequence[Ed25519PrivateKey]) -> bytes:
-    payload = root.encode()
-    content = signing_input(Root.TYPE, payload)
-    signatures = tuple(Signature(_public(key).key_id, key.sign(content)) for key in root_keys)
-    return Envelope(payload, signatures).encode()
-
-
-def _public(key: Ed25519PrivateKey) -> PublicKey:
-    return PublicKey(key.public_key().public_bytes_raw())
 
 
 def _check_fresh(paths: StatePaths) -> None:

@@ -41,14 +41,14 @@ from protocol import paged
 from protocol.canonical import Value
 from protocol.documents import GrantsRoot
 from protocol.envelope import Envelope
-from protocol.errors import ProtocolError, TrustError
+from protocol.errors import TrustError
 from protocol.facts import ReleaseHeader
 from protocol.grants import Leaf, LeafDocument, build_grants, read_items
 from protocol.head import Head
 from protocol.ids import DocumentId, ListId, ManifestId, NodeId, PageId, ReleaseId
 from protocol.limits import MAX_DOCUMENT_BYTES
 from protocol.manifest import ManifestRoot
-from protocol.publication import MAX_PUBLICATION_BYTES, accept_publication
+from protocol.publication import MAX_PUBLICATION_BYTES, accept_known_publication
 from protocol.root import Root
 from protocol.trust import TrustedDocuments
 
@@ -114,7 +114,6 @@ def import_documents(
     contradict the database or this archid would sign them differently.
     """
     root, head = _verified(connection, found)
-    keys.check(root)
     _check_lists(root, head, found)
     _import_roots(connection, found)
     _import_nodes(connection, found, now_s=now_s)
@@ -262,13 +261,9 @@ def _accepted(envelope: bytes, connection: Connection) -> ManifestRoot:
     """A publication under the newest Root, or under the one of its time."""
     decoded = Envelope.decode(envelope, max_bytes=MAX_PUBLICATION_BYTES)
     _, known = load_roots(connection)
-    problem: ProtocolError | None = None
-    for data in reversed(known):
-        try:
-            return accept_publication(decoded, Root.decode(_payload(data)))
-        except TrustError as error:
-            problem = problem or error
-    raise problem or TrustError("no Root is held")
+    return accept_known_publication(
+        decoded, [Root.decode(_payload(data)) for data in reversed(known)]
+    )
 
 
 def _import_releases(connection: Connection, read: Mapping[NodeId, Leaf], head: Head) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import shutil
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -30,6 +31,8 @@ from archid.errors import ArchidError, Conflict, StorageError
 from protocol.envelope import Envelope, PublicKey, Signature, signing_input
 from protocol.root import Root
 
+SEAL: Final = "seal"
+"""Not a role: the key with which others seal things for central."""
 ONLINE_ROLES: Final = ("head", "grants", "publish", "sync", "tickets", "instructions", "ca")
 SALT_BYTES: Final = 16
 _SECRET_BYTES: Final = 32
@@ -58,9 +61,31 @@ class OnlineKeys:
             os.urandom(_SECRET_BYTES),
         )
 
+    def renewed(self, roles: Collection[str]) -> Self:
+        """A set with new keys for these roles, `seal` among them; the others stay.
+
+        The secret behind the salts stays as well: with another one every leaf would change.
+        """
+        return replace(
+            self,
+            private_keys={
+                role: Ed25519PrivateKey.generate() if role in roles else key
+                for role, key in self.private_keys.items()
+            },
+            seal_key=X25519PrivateKey.generate() if SEAL in roles else self.seal_key,
+        )
+
     def save(self, state: Path) -> None:
         """Write the keys durably; raises Conflict when there are some already, StorageError."""
-        folder = keys_folder(state)
+        self._save(keys_folder(state))
+
+    def save_next(self, state: Path) -> None:
+        """Write the keys beside those in use, for when a Root names them; raises StorageError."""
+        folder = _next_folder(state)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._save(folder)
+
+    def _save(self, folder: Path) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True)
         except FileExistsError as error:
@@ -81,7 +106,11 @@ class OnlineKeys:
     @classmethod
     def load(cls, state: Path) -> Self:
         """Read the keys; raises StorageError when one is missing, damaged or others may read it."""
-        folder = keys_folder(state)
+        return cls.load_from(keys_folder(state))
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Self:
+        """The same from a folder that is named."""
         private_keys: dict[str, Ed25519PrivateKey] = {}
         for role in ONLINE_ROLES:
             key = _load_key(folder / f"{role}.pem")
@@ -103,15 +132,22 @@ class OnlineKeys:
         """The public half of a role's key."""
         return PublicKey(self.private_keys[role].public_key().public_bytes_raw())
 
+    def fit(self, root: Root) -> bool:
+        """Whether `root` names every one of these keys for its role."""
+        return all(self._fits(role, root) for role in self.private_keys)
+
+    def _fits(self, role: str, root: Root) -> bool:
+        _, known = root.keys_of(role)
+        return self.public_key(role).key_id in known
+
     def check(self, root: Root) -> None:
         """Raise Conflict (keys_behind) unless these are keys that `root` names for their roles."""
         for role in self.private_keys:
-            _, known = root.keys_of(role)
-            if self.public_key(role).key_id not in known:
+            if not self._fits(role, root):
                 raise Conflict(
                     f"Central's key for the role {role} is not one of Root version {root.version}",
                     remedy="Restore a backup from after that Root was made, or replace the keys"
-                    " with the root keys: archid epoch new",
+                    " with the root keys: archid root rotate",
                     code="keys_behind",
                 )
 
@@ -141,6 +177,31 @@ class OnlineKeys:
         ]
 
 
+def take_up_next(state: Path, root: Root) -> None:
+    """Put the keys that wait beside those in use into their place, if `root` names them.
+
+    After a crash between signing a Root and this, it is done at the next start. Keys that no Root
+    names belong to a replacement that was given up, and go. Raises StorageError.
+    """
+    folder, waiting = keys_folder(state), _next_folder(state)
+    if not waiting.exists():
+        return
+    try:
+        # Those in use are gone when a crash came between the two renames below.
+        if not folder.exists() or _fits(waiting, root):
+            old = folder.with_name(f"{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.rename(old)
+            waiting.rename(folder)
+            _sync(folder.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            shutil.rmtree(waiting, ignore_errors=True)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Make a new file that only its owner may read, durably. Raises OSError, never overwrites."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -148,11 +209,26 @@ def write_private(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path.parent)
+
+
+def _fits(folder: Path, root: Root) -> bool:
     try:
-        os.fsync(parent)
+        return OnlineKeys.load_from(folder).fit(root)
+    except StorageError:
+        return False  # a crash came while they were written
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(parent)
+        os.close(descriptor)
+
+
+def _next_folder(state: Path) -> Path:
+    return keys_folder(state).with_name("keys.next")
 
 
 def _pem(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from archid.central.estate import present_nodes
 from archid.central.kept_documents import keep_documents
-from archid.central.keys import OnlineKeys
+from archid.central.keys import OnlineKeys, take_up_next
 from archid.central.recovery import CentralGate, HeadMark
 from archid.central.restoring import SERIAL_GAP, forget_restored, was_restored
 from archid.central.signed_state import SignedState, load_state
@@ -89,7 +89,6 @@ class Ledger:
 
         Raises StorageError, Conflict, Unavailable.
         """
-        keys = OnlineKeys.load(state)
         database = CentralDatabase.open(database_url(settings.database, state))
         try:
             with database.read() as connection:
@@ -107,6 +106,8 @@ class Ledger:
                         sa.select(heads.c.epoch, heads.c.serial, heads.c.envelope)
                     )
                 }
+            take_up_next(state, loaded.root)
+            keys = OnlineKeys.load(state)
             keep_documents(loaded, documents)
         except BaseException:
             database.close()
@@ -118,7 +119,7 @@ class Ledger:
             now=clock(),
             restored=was_restored(state),
         )
-        return cls(
+        ledger = cls(
             database,
             keys,
             loaded,
@@ -130,6 +131,8 @@ class Ledger:
             changed=changed,
             clock=clock,
         )
+        ledger.check_keys()
+        return ledger
 
     def close(self) -> None:
         """Close the database; nothing may be called afterwards."""
@@ -146,6 +149,16 @@ class Ledger:
         return self._gate
 
     @property
+    def restored(self) -> bool:
+        """Whether the state is from a backup and nothing has been signed with it since."""
+        return self._restored
+
+    @property
+    def folder(self) -> Path:
+        """The state folder, where the keys are."""
+        return self._folder
+
+    @property
     def unkept(self) -> bool:
         """Whether the newest documents could not be put into the store yet."""
         return self._unkept
@@ -158,6 +171,14 @@ class Ledger:
     def repos(self, connection: Connection) -> frozenset[NodeId]:
         """The REPOs that must be asked before central signs."""
         return _repos(connection)
+
+    def check_keys(self) -> None:
+        """Sign nothing while the newest Root names other keys than those that are here."""
+        try:
+            self.keys.check(self._state.root)
+        except Conflict as error:
+            log.error("keys_behind", why=error.sentence)
+            self._gate.stop_for_keys(str(error))
 
     def took_over(self, state: SignedState) -> HeadMark:
         """A state came in from the fleet: it is the newest now."""
@@ -176,10 +197,17 @@ class Ledger:
         refresh: bool = False,
         above: int = 0,
         denied: Callable[[T], Denials] = lambda _: (),
+        keys: OnlineKeys | None = None,
     ) -> T:
-        """Change the definitions and sign what follows from it, in one transaction."""
-        self._gate.require_open(now=self.clock())
-        if self._restored:
+        """Change the definitions and sign what follows from it, in one transaction.
+
+        With `keys`, `change` brings a Root that a person has signed and that names them; they are
+        those that central signs with from then on, and whether it may sign was judged before.
+        """
+        signing_keys = keys or self.keys
+        if keys is None:
+            self._gate.require_open(now=self.clock())
+        if self._restored and keys is None:
             # Numbers that nobody has shown may have been used since the backup all the same.
             above = max(above, min(self._gate.highest_serial + SERIAL_GAP, MAX_SERIAL - 1))
 
@@ -189,7 +217,7 @@ class Ledger:
                 try:
                     state = sign_state(
                         connection,
-                        self.keys,
+                        signing_keys,
                         now_s=int(self.clock()),
                         lifetime_s=int(self.settings.head_lifetime.total_seconds()),
                         reason=reason,
@@ -201,6 +229,9 @@ class Ledger:
                 except LimitExceeded as error:
                     raise Conflict(f"The fleet would outgrow a limit: {error}") from error
             # Committed: from here on the new state counts, kept or not.
+            if keys is not None and state is not None:
+                take_up_next(self._folder, state.root)
+                self.keys = keys
             if state is not None and self._restored:
                 forget_restored(self._folder)
                 self._restored = False
@@ -211,6 +242,8 @@ class Ledger:
             self._state = state
             mark = HeadMark.of(state.head)
             self._signed_heads[mark.order] = mark.id
+            if keys is not None:
+                self._gate.began(mark)
             self._gate.signed(mark)
             self._unkept = not_kept is not None
             epoch, serial = state.order

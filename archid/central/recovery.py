@@ -63,6 +63,8 @@ def compare(own: HeadMark, shown: HeadMark, signed: DocumentId | None) -> Findin
     of ours with the same numbers and other bytes means that there were two centrals, also when
     it is not the newest.
     """
+    if shown.order[0] < own.order[0]:
+        return Finding.SAME_OR_OLDER  # whatever happened in an epoch that is over
     if signed is not None and signed != shown.id:
         return Finding.FORKED
     if shown.order[0] > own.order[0]:
@@ -107,6 +109,7 @@ class CentralGate:
         self.wanted: HeadMark | None = None
         """While IMPORTING: the newest head that was shown."""
         self.reason = ""
+        self.keys_behind = False
         self._repos = frozenset(repos)
         self._answered: set[NodeId] = set()
         self._signed = signed
@@ -185,6 +188,21 @@ class CentralGate:
             self.state = GateState.ASKING
         return self.tick(now=now)
 
+    def began(self, mark: HeadMark) -> None:
+        """A head was signed under a Root that a person has just made: that settles everything."""
+        self.own = mark
+        self.wanted = None
+        self.reason = ""
+        self._highest_serial = mark.order[1]
+        self._restored = False
+        self.keys_behind = False
+        self.state = GateState.OPEN
+
+    def stop_for_keys(self, reason: str) -> None:
+        """Central's keys are not those of the newest Root: it has nothing to sign with."""
+        self.keys_behind = True
+        self._stop(reason)
+
     def import_failed(self, reason: str) -> None:
         """The documents do not fit the database: a person must look."""
         self._stop(reason)
@@ -195,6 +213,12 @@ class CentralGate:
         Returns the serial above which the next head must be signed. Raises Conflict when the
         fleet is in a newer epoch, which no signature of this one can follow.
         """
+        if self.keys_behind:
+            raise Conflict(
+                self.reason,
+                remedy="Replace the keys with the root keys: archid root rotate",
+                code="keys_behind",
+            )
         if self.state is GateState.STOPPED and "new epoch" in self.reason:
             raise Conflict(
                 self.reason,
@@ -216,6 +240,12 @@ class CentralGate:
         """Why central may not sign now, None when it may."""
         if self.state is GateState.OPEN:
             return None
+        if self.state is GateState.STOPPED and self.keys_behind:
+            return Conflict(
+                self.reason,
+                remedy="Replace the keys with the root keys: archid root rotate",
+                code="central_stopped",
+            )
         if self.state is GateState.STOPPED:
             return Conflict(
                 self.reason,

@@ -12,7 +12,7 @@ import base64
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,9 @@ from archid.central.keys import write_private
 from archid.central.sealing import Stretching
 from archid.errors import Conflict, Denied, NotFound, StorageError, UsageError
 from protocol.canonical import Fields, pack, unpack
+from protocol.envelope import Envelope, PublicKey, Signature, signing_input
 from protocol.errors import ProtocolError
+from protocol.root import Root
 
 MIN_PASSPHRASE_CHARACTERS: Final = 12
 _TYPE: Final = "archid root keys"
@@ -76,6 +78,20 @@ def write_root_keys(
             f"The root keys cannot be written to {path}: {error.strerror}",
             remedy="Name a file in a folder that exists and can be written",
         ) from error
+
+
+def sign_root(root: Root, keys: Iterable[Ed25519PrivateKey]) -> bytes:
+    """The envelope of a Root with a signature by each of these keys, none of them twice."""
+    payload = root.encode()
+    content = signing_input(Root.TYPE, payload)
+    found = {public_key(key).key_id: key for key in keys}
+    signatures = tuple(Signature(key_id, key.sign(content)) for key_id, key in found.items())
+    return Envelope(payload, signatures).encode()
+
+
+def public_key(key: Ed25519PrivateKey) -> PublicKey:
+    """The public half of a root key."""
+    return PublicKey(key.public_key().public_bytes_raw())
 
 
 def load_root_keys(path: Path, passphrase: str) -> tuple[Ed25519PrivateKey, ...]:

@@ -40,6 +40,7 @@ from archid.central.releases import (
     withdraw_release,
     write_release,
 )
+from archid.central.root_desk import RootDesk
 from archid.central.signed_state import SignedState
 from archid.central.succession import Succession
 from archid.central.tokens import (
@@ -48,6 +49,7 @@ from archid.central.tokens import (
     TokenRow,
     create_token,
     list_tokens,
+    member_with,
     redeem_token,
 )
 from archid.config import CentralSettings
@@ -60,6 +62,7 @@ from protocol.head import DENIED_NODE, DENIED_RELEASE
 from protocol.ids import ManifestId, NodeId
 from protocol.join_token import JoinToken
 from protocol.manifest import ManifestRoot
+from protocol.messages import RENEWAL_TOKEN_ID
 
 log = get_logger(__name__)
 
@@ -114,6 +117,15 @@ class CentralService:
     def take_up(self, settings: CentralSettings) -> None:
         """Other lifetimes from now on; the database stays the one that was opened."""
         self._ledger.settings = settings
+
+    def root_desk(self, believed: Callable[[], Sequence[bytes]]) -> RootDesk:
+        """Where new Roots come into force; `believed` are the Roots that this node believes."""
+        return RootDesk(self._ledger, believed=believed)
+
+    def own_certificate(self, key: PublicKey) -> bytes:
+        """A certificate for this node's own key by the CA that issues now."""
+        ca = self._ledger.state.root.ca_certificates[0]
+        return issue(self._ledger.keys.ca_key, ca, key, self._node)
 
     # -- joining
 
@@ -174,6 +186,11 @@ class CentralService:
         whose code is one of the protocol's, Conflict, Unavailable.
         """
 
+        if token == RENEWAL_TOKEN_ID:
+            return self._admission(
+                await self._ledger.read(lambda found: member_with(found, public_key))
+            )
+
         def change(connection: Connection) -> tuple[Node, bool]:
             return redeem_token(
                 connection,
@@ -188,6 +205,9 @@ class CentralService:
         node, is_new = await self._ledger.change(change, reason="a node joined")
         if is_new:
             log.info("node_joined", node=node.node.short, name=node.name, role=node.place.role)
+        return self._admission(node)
+
+    def _admission(self, node: Node) -> Admission:
         state = self._ledger.state
         return Admission(
             node=node,

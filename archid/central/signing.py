@@ -87,8 +87,9 @@ def sign_state(
     built = build_leaves(connection, keys)
     if not confirm:
         _check_loss(connection, signed_before, built)
-    issued_s = now_s if previous is None else max(now_s, previous.issued_s)
     continues = previous is not None and previous.epoch == root.epoch
+    # A new epoch starts dates anew as well: those of the last one may have been wrong.
+    issued_s = max(now_s, previous.issued_s) if previous and continues else now_s
 
     tree = build_grants(built)
     lists = FleetLists(fleet, connection, tree)

@@ -114,7 +114,9 @@ class Succession:
             log.error("central_stopped", why=why)
             raise Conflict(why, remedy="Let a person look", code="central_stopped") from error
         mark = self._ledger.took_over(state)
-        after = self._ledger.gate.imported(mark, repos=repos, now=self._ledger.clock())
+        self._ledger.gate.imported(mark, repos=repos, now=self._ledger.clock())
+        self._ledger.check_keys()
+        after = self._ledger.gate.state
         log.info("central_imported", epoch=mark.order[0], serial=mark.order[1])
         return after
 

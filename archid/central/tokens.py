@@ -25,6 +25,7 @@ from archid.central.estate import (
     check_name_is_free,
     check_node_name,
     node_by_id,
+    present_nodes,
 )
 from archid.central.tables import tokens
 from archid.errors import Conflict, Denied, UsageError
@@ -217,6 +218,21 @@ def redeem_token(
         tokens.update().where(tokens.c.token == token).values(used_s=now_s, used_by=node.node)
     )
     return node, True
+
+
+def member_with(connection: Connection, key: PublicKey) -> Node:
+    """The node with this key, which asks for a certificate by the CA of today.
+
+    That it holds the key has been checked by whoever calls. Raises TokenRefused.
+    """
+    for node in present_nodes(connection):
+        if node.key == key:
+            return node
+    raise TokenRefused(
+        "No node of this fleet has this key",
+        remedy="Join with a new token",
+        code="token_invalid",
+    )
 
 
 def void_tokens(connection: Connection, *, now_s: int) -> int:

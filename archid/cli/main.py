@@ -32,6 +32,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "why": ("why", "Say why a release stands on a node as it does."),
     "revoke": ("revoke", "Put a node out of the fleet, at once."),
     "trust-database": ("trust_database", "Let a central whose REPOs are lost sign again."),
+    "root": ("root", "Replace keys of the fleet, with the root keys."),
+    "epoch": ("epoch", "Begin a new epoch, with the root keys: the way out of stolen keys."),
     "backup": ("backup", "Write all that a lost central needs into one file."),
     "restore": ("restore", "Make a central again from a backup."),
     "status": ("status", "Show what this node is, has, fetches and lacks."),

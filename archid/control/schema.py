@@ -56,6 +56,7 @@ from archid.control.shapes import (
     strict,
     text,
 )
+from protocol.limits import MAX_ROOT_BYTES
 
 MAX_DEFINITION_CHARACTERS: Final = 512 * 1024
 
@@ -101,6 +102,13 @@ RELEASE_SUMMARY_KEYS: Final = {
     "end_s": TIME,
     "target_count": COUNT,
     "size_bytes": BYTES,
+}
+
+NEXT_ROOT_KEYS: Final = {
+    "version": COUNT,
+    "epoch": COUNT,
+    "replaced": array(TEXT),
+    "cas": COUNT,
 }
 
 RELEASE_PLAN: Final = opened(
@@ -256,6 +264,27 @@ METHODS: Final[dict[str, Method]] = {
             "trust_database",
             params=strict(),
             result=opened(head=HEAD_ORDER),
+            changes=True,
+            roles=("central",),
+        ),
+        Method(
+            "root.prepare",
+            params=strict(
+                roles=array(text(max_length=32), max_items=16),
+                ca=BOOLEAN,
+                drop_old_cas=BOOLEAN,
+                epoch=BOOLEAN,
+                at_once=BOOLEAN,
+                root_keys=array(HASH, max_items=16),
+            ),
+            result=opened(**NEXT_ROOT_KEYS, root=TEXT, threshold=COUNT),
+            changes=True,
+            roles=("central",),
+        ),
+        Method(
+            "root.install",
+            params=strict(envelope=text(max_length=2 * MAX_ROOT_BYTES)),
+            result=opened(**NEXT_ROOT_KEYS, head=HEAD_ORDER),
             changes=True,
             roles=("central",),
         ),

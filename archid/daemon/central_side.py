@@ -16,6 +16,7 @@ from archid.central.homecoming import Homecoming
 from archid.central.methods import CentralMethods
 from archid.central.publish_dialogue import PublishDialogue
 from archid.central.publishing import PublishedVersion
+from archid.central.root_methods import RootMethods
 from archid.central.service import CentralService
 from archid.central.signed_state import SignedState
 from archid.config import CentralSettings, Config
@@ -35,6 +36,7 @@ from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal
 from archid.sync.states import NodeStates
 from archid.sync.trust_keeper import TrustKeeper
+from protocol.envelope import PublicKey
 from protocol.errors import ProtocolError
 
 log = get_logger(__name__)
@@ -70,6 +72,13 @@ class CentralSide:
         stack.callback(self._service.close)
         _explain_trees(state.library, self._service.publications())
         publish = PublishDialogue(self._service, library=state.library, events=events)
+        self._root_methods = RootMethods(
+            self._service.root_desk(
+                lambda: [
+                    keeper.trust.roots[version].encode() for version in sorted(keeper.trust.roots)
+                ]
+            )
+        )
         self._view = FleetView(self._service, states)
         self._methods = CentralMethods(self._service, publish, self._view)
         self._homecoming = Homecoming(
@@ -89,7 +98,11 @@ class CentralSide:
 
     def handlers(self) -> Mapping[str, Handler]:
         """Central's own methods of the control socket."""
-        return self._methods.handlers()
+        return {**self._methods.handlers(), **self._root_methods.handlers()}
+
+    async def new_certificate(self, key: PublicKey) -> bytes:
+        """A certificate for central's own key by the CA that issues now."""
+        return self._service.own_certificate(key)
 
     def tasks(self) -> list[Callable[[], Awaitable[None]]]:
         """What runs for as long as the node does."""

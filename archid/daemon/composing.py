@@ -28,12 +28,12 @@ from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
 from archid.daemon.life import make_collector, moving_handlers
+from archid.daemon.certificates import Certificates
 from archid.daemon.metrics_side import MetricsSide
 from archid.daemon.opening import OpenState
 from archid.daemon.reloading import Reloader
 from archid.daemon.runtime import give_back_memory
 from archid.daemon.watchdog import show_life
-from archid.errors import ArchidError
 from archid.events import EventHub
 from archid.log import configure, get_logger
 from archid.net.dialer import Dialer
@@ -168,6 +168,15 @@ class Node:
             software=f"archid {__version__}",
         )
         self._contexts = TlsContexts(state.identity, self.keeper.root.ca_certificates)
+        self._certificates = Certificates(
+            state.identity,
+            self._contexts,
+            keeper=self.keeper,
+            directory=self.directory,
+            events=self.events,
+            central=lambda: state.membership.central_addresses,
+            issue=self._central.new_certificate if self._central else None,
+        )
         self._links = Links(
             keeper=self.keeper,
             doorkeeper=self._doorkeeper,
@@ -278,6 +287,8 @@ class Node:
             self.states.run,
             partial(self._peer_choice.run, self.dialer, self.switchboard),
             self._follow_roots,
+            self._dial_what_is_known,
+            self._certificates.run,
             self._release_idle,
             self.collector.run,
             show_life,
@@ -326,16 +337,6 @@ class Node:
         if self._central is not None:
             self._central.take_up(config.central)
         self._peer_choice.poke()  # dial what [network] peers names now
-
-    async def _follow_roots(self) -> None:
-        """Believe the CAs of a new Root from its arrival on."""
-        seen = -1
-        while True:
-            seen = await self.keeper.changed.wait(seen)
-            try:
-                self._contexts.update(self.keeper.root.ca_certificates)
-            except ArchidError as error:
-                log.error("tls_not_updated", why=error.sentence)
 
     async def _release_idle(self) -> None:
         while True:

@@ -95,7 +95,12 @@ class TlsContexts:
         """Believe these CAs from now on. Raises TrustFailure and changes nothing."""
         if tuple(ca_certificates) == self._ca_certificates:
             return
-        server = server_context(self._identity, ca_certificates)
-        client = client_context(self._identity, ca_certificates)
+        self.replace_identity(self._identity, ca_certificates)
+
+    def replace_identity(self, identity: Identity, ca_certificates: Sequence[bytes]) -> None:
+        """Show this identity's certificate from now on. Raises TrustFailure, changes nothing."""
+        server = server_context(identity, ca_certificates)
+        client = client_context(identity, ca_certificates)
         self.server, self.client = server, client
+        self._identity = identity
         self._ca_certificates = tuple(ca_certificates)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -42,7 +42,11 @@ from protocol.messages import (
     ManifestAnswer,
     PieceAnswer,
 )
-from protocol.publication import MAX_PUBLICATION_BYTES, accept_publication, manifest_of
+from protocol.publication import (
+    MAX_PUBLICATION_BYTES,
+    accept_known_publication,
+    manifest_of,
+)
 from protocol.root import Root
 
 log = get_logger(__name__)
@@ -63,7 +67,7 @@ class FetchJob:
         progress: FetchProgress,
         *,
         library: Library,
-        root: Callable[[], Root],
+        roots: Callable[[], Sequence[Root]],
         events: EventHub,
         spans: SpanExchange,
         seed: bytes,
@@ -78,7 +82,7 @@ class FetchJob:
         self._sources = sources
         self._manifest = sources.manifest
         self._library = library
-        self._root = root
+        self._roots = roots
         self._events = events
         self._spans = spans
         self._seed = seed
@@ -180,7 +184,7 @@ class FetchJob:
         if manifest_of(envelope) != self._manifest:
             raise FormatError("the manifest is not the one that was asked for")
         try:
-            return accept_publication(envelope, self._root())
+            return accept_known_publication(envelope, self._roots())
         except TrustError:
             raise
         except ProtocolError as error:

@@ -226,7 +226,7 @@ class Fetcher:
             sources,
             job.progress,
             library=self._library,
-            root=lambda: self._keeper.root,
+            roots=lambda: self._keeper.trust.root_history,
             events=self._events,
             spans=self._directory.spans,
             seed=self._node,

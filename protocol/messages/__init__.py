@@ -42,6 +42,7 @@ from protocol.messages.documents import (
 from protocol.messages.gossip import HeadDigest, SentState, StateDigest, StateRow, States
 from protocol.messages.joining import (
     JOIN_PROOF_TYPE,
+    RENEWAL_TOKEN_ID,
     JoinAccepted,
     JoinBegin,
     JoinOffer,
@@ -126,6 +127,7 @@ __all__ = [
     "MESSAGE_TYPES",
     "NONCE_BYTES",
     "REACTIONS",
+    "RENEWAL_TOKEN_ID",
     "SESSION",
     "SWARM",
     "Answer",

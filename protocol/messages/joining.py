@@ -33,6 +33,9 @@ SIGNATURE_BYTES: Final = 64
 JOIN_PROOF_TYPE: Final = "join"
 """The document type under which a joiner signs `join_proof_payload`."""
 
+RENEWAL_TOKEN_ID: Final = bytes(TOKEN_ID_BYTES)
+"""In place of a token's: a node that has joined asks for a certificate by the CA of today."""
+
 TOKEN_ID: Final = blob(TOKEN_ID_BYTES, min_bytes=TOKEN_ID_BYTES)
 ROOTS: Final = sequence(blob(MAX_ROOT_BYTES), MAX_JOIN_ROOTS)
 
