@@ -46,10 +46,10 @@ class Certificates:
         self,
         identity: Identity,
         contexts: TlsContexts,
-        *,
         keeper: TrustKeeper,
         directory: PeerDirectory,
         events: EventHub,
+        *,
         central: Callable[[], Collection[Address]],
         issue: Callable[[PublicKey], Awaitable[bytes]] | None,
     ) -> None:

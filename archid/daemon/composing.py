@@ -27,8 +27,8 @@ from archid.control.keeping_methods import KeepingMethods
 from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
-from archid.daemon.life import make_collector, moving_handlers
 from archid.daemon.certificates import Certificates
+from archid.daemon.life import make_collector, moving_handlers
 from archid.daemon.metrics_side import MetricsSide
 from archid.daemon.opening import OpenState
 from archid.daemon.reloading import Reloader
@@ -171,9 +171,9 @@ class Node:
         self._certificates = Certificates(
             state.identity,
             self._contexts,
-            keeper=self.keeper,
-            directory=self.directory,
-            events=self.events,
+            self.keeper,
+            self.directory,
+            self.events,
             central=lambda: state.membership.central_addresses,
             issue=self._central.new_certificate if self._central else None,
         )
@@ -298,12 +298,7 @@ class Node:
             tasks += [self._run_listings, self._replicator.run]
         if self.deliveries is not None:
             site_leaves = SiteLeaves(
-                own=self.leaf,
-                keeper=self.keeper,
-                documents=self._state.documents,
-                directory=self.directory,
-                states=self.states,
-                events=self.events,
+                self.leaf, self.keeper, self.directory, self.states, self.events
             )
             tasks += [self.deliveries.run, site_leaves.run]
         if self._central is not None:

@@ -18,7 +18,6 @@ from archid.events import EventHub
 from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerRefused
 from archid.net.peer import Peer
-from archid.store.documents import DocumentStore
 from archid.store.errors import DocumentMissing
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peers import PeerDirectory
@@ -46,17 +45,15 @@ class SiteLeaves:
 
     def __init__(
         self,
-        *,
         own: OwnLeaf,
         keeper: TrustKeeper,
-        documents: DocumentStore,
         directory: PeerDirectory,
         states: NodeStates,
         events: EventHub,
     ) -> None:
         self._own = own
         self._keeper = keeper
-        self._documents = documents
+        self._documents = keeper.documents
         self._directory = directory
         self._states = states
         self._events = events

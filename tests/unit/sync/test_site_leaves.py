@@ -31,14 +31,7 @@ def nodes(fleet: SyncFleet) -> Iterator[dict[str, SyncNode]]:
 
 
 def keeping(node: SyncNode) -> SiteLeaves:
-    return SiteLeaves(
-        own=node.leaf,
-        keeper=node.keeper,
-        documents=node.documents,
-        directory=node.directory,
-        states=node.states,
-        events=node.events,
-    )
+    return SiteLeaves(node.leaf, node.keeper, node.directory, node.states, node.events)
 
 
 def owners(node: SyncNode) -> list[NodeId]:
