@@ -286,8 +286,6 @@ class Node:
             self.dialer.run,
             self.states.run,
             partial(self._peer_choice.run, self.dialer, self.switchboard),
-            self._follow_roots,
-            self._dial_what_is_known,
             self._certificates.run,
             self._release_idle,
             self.collector.run,
