@@ -5,6 +5,7 @@ from __future__ import annotations
 from archid.events import EventHub
 from archid.log import get_logger
 from archid.net.peer import Peer
+from archid.sync.distrust import Distrust
 from archid.sync.signal import Signal
 from archid.sync.span_exchange import SpanExchange
 from protocol.ids import NodeId
@@ -19,6 +20,8 @@ class PeerDirectory:
         self.changed = Signal()
         self.spans = SpanExchange()
         """What these peers and this node tell one another about spans."""
+        self.distrust = Distrust()
+        """Which of them sent wrong bytes lately."""
         self._events = events
         self._peers: list[Peer] = []
 

@@ -2,7 +2,8 @@
 
 Each admitted peer is shown what entitles this node and asked what it holds. One that refuses,
 does not hold the manifest yet, is behind with its head, or has failed since, is asked again with
-growing waits for as long as it is connected; one that is gone leaves by itself. The fetch job
+growing waits for as long as it is connected; those of a peer that sent wrong bytes are longer and
+outlive the connection (`archid.sync.distrust`). One that is gone leaves by itself. The fetch job
 reads `ready` and waits on `changed`.
 """
 
@@ -139,11 +140,10 @@ class Sources:
         return f"{name} does not give it: {why}"
 
     def ban(self, peer: Peer, why: str) -> None:
-        """Never ask over this connection again."""
-        if peer in self._followed:
-            self.refusals[peer.facts.name] = why
-            self._followed[peer].scope.cancel()
-        self._unready(peer)
+        """It sent wrong bytes: it is asked again after a pause that grows each time."""
+        now = trio.current_time()
+        self._directory.distrust.lied(self.manifest, peer.node, now=now)
+        self.remove(peer, why)
 
     def remove(self, peer: Peer, why: str) -> None:
         """It failed: it is asked again after a while what it holds and whether it gives it."""
@@ -161,6 +161,7 @@ class Sources:
         longest_s = LONGEST_NEAR_RETRY_S if self.is_near(peer) else LONGEST_RETRY_S
         with followed.scope:
             while True:
+                await self._out_of_distrust(peer)
                 followed.failed = trio.Event()
                 asked_at = trio.current_time()
                 try:
@@ -184,6 +185,13 @@ class Sources:
                     wait_s = FIRST_RETRY_S
                 await trio.sleep(wait_s)
                 wait_s = min(wait_s * 2, longest_s)
+
+    async def _out_of_distrust(self, peer: Peer) -> None:
+        """Return when a peer that sent wrong bytes, here or to an earlier fetch, may be asked."""
+        distrust = self._directory.distrust
+        while pause_s := distrust.wait_s(self.manifest, peer.node, now=trio.current_time()):
+            self.refusals[peer.facts.name] = "it sent wrong bytes"
+            await trio.sleep(pause_s)
 
     async def _ask(self, peer: Peer, told: set[tuple[PieceId, int]]) -> HaveMap:
         await peer.request(Entitle(0, self.manifest, self._proof()))
