@@ -39,6 +39,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "status": ("status", "Show what this node is, has, fetches and lacks."),
     "peers": ("peers", "Show every connection, and why others are not there."),
     "log": ("log", "Show what was done at this node, and what came of it."),
+    "watch": ("watch", "Watch this node, and on central the whole fleet, live."),
     "scripts": ("scripts", "List the script versions that this node holds or should hold."),
     "verify": ("verify", "Read every held file again and compare it with what was published."),
     "fetch": ("fetch", "Fetch a release or script now, before its date."),

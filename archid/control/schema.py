@@ -418,6 +418,9 @@ OUTPUTS: Final[dict[str, Schema]] = {
         state=TEXT,
     ),
     "log.line": JOURNAL_ENTRY,
+    "watch.line": opened(
+        at_s=TIME, who=TEXT, what=TEXT, before=nullable(TEXT), after=nullable(TEXT)
+    ),
     "doctor": opened(ok=BOOLEAN, checks=array(CHECK)),
     "leave": LEFT,
     **{method.name: method.result for method in METHODS.values()},

@@ -35,17 +35,28 @@ def command(session: Session) -> None:
 
 
 def _screens(status: Json, *, verbose: bool) -> list[RenderableType]:
-    screens: list[RenderableType] = [_title(status), *_health(status["health"]), ""]
+    screens: list[RenderableType] = [*title_and_health(status), ""]
     screens.append(indented(_facts(status, verbose=verbose)))
     if status["deliveries"] or status["role"] == "ice":
-        screens += ["", heading("Releases")]
-        now_s = status["now_s"]
-        for delivery in status["deliveries"]:
-            screens += [indented(_delivery_line(delivery, now_s)), indented(_scripts(delivery))]
-        if not status["deliveries"]:
-            screens.append(indented(Text("None is granted to this server.", style="quiet")))
+        screens += ["", *release_screens(status)]
     screens += ["", heading("Peers")]
     screens.append(indented(_peers(status["peers"], status["now_s"], verbose=verbose)))
+    return screens
+
+
+def title_and_health(status: Json) -> list[RenderableType]:
+    """Which node this is, and how it is in words."""
+    return [_title(status), *_health(status["health"])]
+
+
+def release_screens(status: Json) -> list[RenderableType]:
+    """The releases of an ICE server and how far each script is."""
+    screens: list[RenderableType] = [heading("Releases")]
+    now_s = status["now_s"]
+    for delivery in status["deliveries"]:
+        screens += [indented(_delivery_line(delivery, now_s)), indented(_scripts(delivery))]
+    if not status["deliveries"]:
+        screens.append(indented(Text("None is granted to this server.", style="quiet")))
     return screens
 
 
