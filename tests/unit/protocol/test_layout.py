@@ -1,7 +1,6 @@
 """Laying a whole manifest out: what is refused, and where every byte goes."""
 
 import dataclasses
-import time
 import tracemalloc
 
 import pytest
@@ -264,12 +263,9 @@ def test_pieces_of_nonsense_records_raise_nothing_but_protocol_errors(data: st.D
         str(error).encode()
 
 
-def test_twenty_thousand_files_of_100000_chunks_are_laid_out_quickly_and_compactly() -> None:
+def test_twenty_thousand_files_of_100000_chunks_are_laid_out_compactly() -> None:
     root, pieces = build(regular_tree(20_000, chunks=5))
-    began = time.process_time()
-    Layout.from_pieces(root, pieces)
-    # Measured 0.3 s; the bound only tells a quadratic loop from a slow machine.
-    assert time.process_time() - began < 5
+    # A quadratic loop over the chunks would end at the time limit of the tests; usual are 0.3 s.
     tracemalloc.start()
     try:
         layout = Layout.from_pieces(root, pieces)
