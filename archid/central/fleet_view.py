@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from archid.central.causes import Situation, cause_of
 from archid.central.estate import Node
 from archid.central.release_plan import CurrentRelease, Server
 from archid.central.rooms import Told, rooms_json
@@ -119,6 +120,11 @@ class FleetView:
         state = self._states.known.get(node.node)
         one = _standing(state, release.release)
         facts = tuple(self._evidence(node, release, state, one))
+        if release.state == "withdrawn":
+            gone = one is None or one.state == "withdrawn"
+            told = "" if gone else f", and {node.name} has not heard of it yet"
+            remedy = None if gone else "It does with its next contact; until then it plays on"
+            return Cause(f"{release.name} was withdrawn{told}", remedy, gone, facts)
         if node.node not in release.servers:
             return Cause(
                 f"{node.name} is not among the servers of {release.name}",
@@ -160,40 +166,34 @@ class FleetView:
         one: ReleaseStanding,
         facts: tuple[str, ...],
     ) -> Cause:
-        held = self._held(release, state)
-        start = _moment(release.start_s)
-        sentences: dict[str, tuple[str, str | None, bool]] = {
-            "planned": (
-                f"{node.name} fetches {release.name} from {_moment(release.prefetch_s)} on",
-                None,
-                True,
-            ),
-            "fetching": (
-                f"{node.name} is fetching {release.name}: {held / 10:.0f} % is there"
-                + (f"; {one.reason}" if one.reason else ""),
-                "See which peers it reaches with `archid status` there" if one.reason else None,
-                False,
-            ),
-            "ready": (
-                f"{node.name} holds all of {release.name} and switches at {start}",
-                None,
-                True,
-            ),
-            "active": (f"{node.name} plays generation {one.generation}", None, True),
-            "rolled_back": (
-                f"{node.name} was rolled back by hand: {one.reason}",
-                f"archid activate {release.name} there ends it, or apply a newer generation",
-                False,
-            ),
-            "ended": (f"{release.name} ended at {_moment(release.end_s)}", None, True),
-            "withdrawn": (f"{release.name} was withdrawn from {node.name}", None, True),
-        }
-        sentence, remedy, solved = sentences.get(
-            one.state,
-            (f"{release.name} failed on {node.name}: {one.reason or one.state}",
-             "Run `archid doctor` there", False),
-        )  # fmt: skip
-        return Cause(sentence, remedy, solved, facts)
+        cause = cause_of(
+            Situation(
+                node=node.name,
+                release=release.name,
+                generation=one.generation,
+                prefetch_s=release.prefetch_s,
+                start_s=release.start_s,
+                end_s=release.end_s,
+                state=one.state,
+                reason=one.reason,
+                health_reasons=state.reasons,
+                held_percent=self._held(release, state) * 100 / WHOLE,
+                holders=self._holders(release),
+                now_s=self._clock(),
+            )
+        )
+        return Cause(*cause, facts)
+
+    def _holders(self, release: CurrentRelease) -> list[str]:
+        """Who says that it holds all of a release, of those that were heard lately."""
+        wanted = {script.manifest for script in release.scripts.values()}
+        found = []
+        for node, state in self._states.known.items():
+            held = {one.manifest for one in state.holdings if one.held_permille == WHOLE}
+            facts = self._states.facts(node)
+            if facts is not None and wanted <= held and not self._states.is_silent(state):
+                found.append(facts.name)
+        return sorted(found)
 
     def _evidence(
         self,
