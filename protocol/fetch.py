@@ -28,6 +28,7 @@ from protocol.fetch_events import (
     FetchEvent,
     Finished,
     OfferRefused,
+    Paused,
     PeerHas,
     PeerJoined,
     PeerLost,
@@ -167,6 +168,9 @@ class FetchPlan:
 
     def _handle(self, event: FetchEvent, now: float) -> Iterable[FetchEffect]:
         if isinstance(event, Tick):
+            return ()
+        if isinstance(event, Paused):
+            self._choice.paused = event.paused
             return ()
         if isinstance(event, PeerJoined):
             return self._peer_joined(event, now)

@@ -38,6 +38,8 @@ class Choice:
     ) -> None:
         self.look_at: float | None = None
         """When something that is too early now would not be any more."""
+        self.paused = False
+        """Whether nothing is to be asked."""
         self._board = board
         self._window = window
         self._window_bytes = window_bytes
@@ -53,6 +55,9 @@ class Choice:
     def fill(self, now: float) -> list[FetchEffect]:
         """Ask every peer with room, one span each in turn: near ones first, then partial
         holders."""
+        if self.paused:
+            self.look_at = None
+            return self._withdraw_all()
         effects = self._fill(now)
         while self._board.site.siblings and self._board.site.idle(
             self._could_ask_outside(now), now
@@ -83,6 +88,14 @@ class Choice:
                     effects += chosen
                     again.append((name, peer))
             turn = again
+        return effects
+
+    def _withdraw_all(self) -> list[FetchEffect]:
+        """Take back what nobody has begun to send."""
+        effects: list[FetchEffect] = []
+        for name, peer in sorted(self._board.peers.items()):
+            if peer.offers:
+                effects += self._board.withdraw(name, peer, self._board.table.all)
         return effects
 
     def _has_room(self, peer: FetchPeer, now: float) -> bool:

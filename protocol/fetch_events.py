@@ -112,6 +112,13 @@ class OfferRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """Another version has the line for now, or no longer: nothing new is to be asked meanwhile."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; nothing else happened."""
 
@@ -125,6 +132,7 @@ FetchEvent: TypeAlias = (
     | SpanRefused
     | SpanPicked
     | OfferRefused
+    | Paused
     | Tick
 )
 

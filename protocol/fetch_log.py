@@ -49,6 +49,7 @@ KINDS: Final = {
         events.SpanRefused,
         events.SpanPicked,
         events.OfferRefused,
+        events.Paused,
         events.Tick,
         events.AskSpan,
         events.CancelSpan,

@@ -10,6 +10,8 @@ from typing import Final
 from protocol.ids import ManifestId
 
 RATE_WINDOW_S: Final = 5.0
+FLOW_S: Final = 10.0
+"""A span of a slow line may take so long."""
 
 
 class FetchState(enum.Enum):
@@ -61,6 +63,14 @@ class FetchProgress:
         self._marks.append((now, self.received_bytes))
         while self._marks and self._marks[0][0] < now - RATE_WINDOW_S:
             self._marks.popleft()
+
+    def flows(self, *, now: float) -> bool:
+        """Whether content has come in lately, and more is to."""
+        return (
+            self.state is FetchState.FETCHING
+            and bool(self._marks)
+            and self._marks[-1][0] >= now - FLOW_S
+        )
 
     def rate_bytes_per_s(self, *, now: float) -> float | None:
         """Over the last seconds; None when nothing came in."""

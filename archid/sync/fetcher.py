@@ -36,6 +36,10 @@ from protocol.manifest import ManifestRoot
 log = get_logger(__name__)
 
 CONCURRENT_JOBS: Final = 2
+MOST_JOBS: Final = 4
+"""With those that are more urgent than all that run: they need not wait for a place."""
+SHARING_S: Final = 1.0
+"""How often it is looked whether less urgent jobs are to leave the line to others."""
 PATIENCE_S: Final = 10.0
 """How long a job may wait for somebody to ask while others could use its place."""
 FIRST_RETRY_S: Final = 2.0
@@ -58,6 +62,7 @@ class _Job:
     """A job that runs; `yields` when it gives its place to another one."""
 
     progress: FetchProgress
+    sources: Sources
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     waits_since: float | None = None
     yields: bool = False
@@ -144,10 +149,11 @@ class Fetcher:
         async with trio.open_nursery() as nursery:
             while True:
                 seen = self._wanted.version
-                while len(self._running) < CONCURRENT_JOBS and (want := self._next()):
-                    job = _Job(self.progress[want.manifest])
+                while (want := self._next()) and self._has_place(want):
+                    job = _Job(self.progress[want.manifest], self._sources_of(want.manifest))
                     self._running[want.manifest] = job
                     nursery.start_soon(self._run_job, want.manifest, job)
+                self._share_line()
                 with trio.move_on_after(self._nap_s()):
                     await self._wanted.wait(seen)
 
@@ -164,6 +170,27 @@ class Fetcher:
     def _rank(self, want: Want) -> tuple[bool, bool, int, ManifestId]:
         mends = self._library.holds(want.manifest)
         return not mends, want.manifest not in self._hurried, want.urgency, want.manifest
+
+    def _has_place(self, want: Want) -> bool:
+        if len(self._running) < CONCURRENT_JOBS:
+            return True
+        ranks = self._running_ranks().values()
+        return len(self._running) < MOST_JOBS and all(self._rank(want)[:3] < one for one in ranks)
+
+    def _running_ranks(self) -> dict[ManifestId, tuple[bool, bool, int]]:
+        return {
+            manifest: self._rank(self._wants[manifest])[:3]
+            for manifest in self._running
+            if manifest in self._wants  # else it is being stopped
+        }
+
+    def _share_line(self) -> None:
+        """What starts sooner has the line: the others pause while it gets something."""
+        now = trio.current_time()
+        ranks = self._running_ranks()
+        flowing = [rank for one, rank in ranks.items() if self.progress[one].flows(now=now)]
+        for manifest, rank in ranks.items():
+            self._running[manifest].sources.pause(any(other < rank for other in flowing))
 
     def _waiting(self) -> list[Want]:
         """What is wanted, not here, and not being fetched."""
@@ -191,6 +218,10 @@ class Fetcher:
 
     def _nap_s(self) -> float:
         """For how long there is nothing to do, unless something changes."""
+        sharing_s = SHARING_S if len(set(self._running_ranks().values())) > 1 else math.inf
+        return min(sharing_s, self._next_due_s())
+
+    def _next_due_s(self) -> float:
         due_s = [self._due_in_s(want) for want in self._waiting()]
         if not due_s:
             return math.inf
@@ -217,13 +248,13 @@ class Fetcher:
 
     # Jobs
 
+    def _sources_of(self, manifest: ManifestId) -> Sources:
+        return Sources(manifest, self._directory, lambda: self._proof_for(manifest), self._site())
+
     async def _run_job(self, manifest: ManifestId, job: _Job) -> None:
         retry = self._retries.get(manifest)
-        sources = Sources(
-            manifest, self._directory, lambda: self._proof_for(manifest), self._site()
-        )
         fetch = FetchJob(
-            sources,
+            job.sources,
             job.progress,
             library=self._library,
             roots=lambda: self._keeper.trust.root_history,

@@ -9,7 +9,7 @@ connection lives on; only a peer that was revoked is cut off.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Final
 
 import trio
@@ -105,7 +105,7 @@ class Session:
             if not self._peer.still_wants(request):
                 raise Refusal(ErrorCode.CANCELLED, "cancelled")
             self._require_access(request)
-            async with aclosing(self._answers(request)) as answers:
+            async with self._slot(request), aclosing(self._answers(request)) as answers:
                 async for answer in answers:
                     self._require_access(request)
                     await self._peer.answer(answer)
@@ -118,6 +118,9 @@ class Session:
         except (ArchidError, ProtocolError, OSError) as error:
             _sparing.error("request_failed", request=type(request).__name__, why=str(error))
             await self._refuse(request, ErrorCode.INTERNAL, "this node cannot read it now")
+
+    def _slot(self, request: Request) -> AbstractAsyncContextManager[None]:
+        return self._spans.slots.one() if isinstance(request, GetSpan | GetAny) else nullcontext()
 
     async def _refuse(self, request: Request, code: ErrorCode, text: str) -> None:
         # Who looks for a version asks everybody; that it is not here is no news.

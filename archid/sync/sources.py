@@ -85,6 +85,8 @@ class Sources:
         self.refusals: dict[str, str] = {}
         """Why connected peers, by name, do not serve this: for people."""
         self.changed = Signal()
+        self.paused = False
+        """Whether others are to be asked for another version first."""
         self.heard: Callable[[Peer, PieceId, int], bool] | None = None
         """Called with what a peer announces; False keeps it for who looks at `ready` later."""
         self._directory = directory
@@ -127,6 +129,12 @@ class Sources:
     def share_line(self) -> bool:
         """Whether nodes of the same site are connected, which may want the same."""
         return any(self.is_near(peer) for peer in self._followed)
+
+    def pause(self, paused: bool) -> None:
+        """Ask for nothing more of it for now, or go on."""
+        if paused is not self.paused:
+            self.paused = paused
+            self.changed.fire()
 
     def names(self) -> tuple[str, ...]:
         """Who is ready, for people."""

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 
 from archid.net.peer import Peer
 from archid.sync.signal import Signal
+from archid.sync.upload_slots import UploadSlots
 from protocol.ids import ManifestId, PieceId
 from protocol.messages import GetAny, HaveUpdate, Unwant
 from protocol.serve_choice import ServeChoice
@@ -39,6 +40,7 @@ class SpanExchange:
         self.changed = Signal()
         self._news: dict[ManifestId, SpanNews] = {}
         self._listeners: dict[ManifestId, Listener] = {}
+        self.slots = UploadSlots()
         self._choice = ServeChoice(randrange=SystemRandom().randrange)
 
     # What this node has

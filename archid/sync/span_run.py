@@ -40,6 +40,7 @@ from protocol.fetch_events import (
     FetchEvent,
     Finished,
     OfferRefused,
+    Paused,
     PeerHas,
     PeerJoined,
     PeerName,
@@ -174,9 +175,12 @@ class SpanRun:
 
     async def _follow_sources(self) -> None:
         sources = self._sources
-        seen = -1
+        seen, paused = -1, False
         while True:
             seen = await sources.changed.wait(seen)
+            if sources.paused is not paused:
+                paused = sources.paused
+                self._happened.send_nowait(Paused(paused))
             # Nothing in here waits: the sources must not change under the loops.
             for name, joined in list(self._joined.items()):
                 if sources.ready.get(joined.peer) is not joined.have:

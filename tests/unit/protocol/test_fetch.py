@@ -19,6 +19,7 @@ from protocol.fetch_events import (
     DropReason,
     FetchEffect,
     Finished,
+    Paused,
     PeerHas,
     PeerJoined,
     PeerLost,
@@ -432,3 +433,21 @@ def test_what_was_taken_back_is_left_out_of_an_offer() -> None:
 def test_what_is_no_log_is_refused(lines: list[str]) -> None:
     with pytest.raises(FormatError):
         list(read_log(lines)[1])
+
+
+@pytest.mark.parametrize("picks", [True, False])
+def test_while_paused_nothing_is_asked_and_what_comes_counts(picks: bool) -> None:
+    plan = plan_of(9)
+    plan.step(PeerJoined(A, COMPLETE, picks), now=0)
+    first = keys(9)[0]
+    if picks:
+        plan.step(SpanPicked(A, 1, first), now=0)
+    open_offers = plan.peers[A].offered.bit_count()
+    effects = plan.step(Paused(True), now=1)
+    assert len([e for e in effects if isinstance(e, UnwantSpan)]) == open_offers
+    assert not [e for e in effects if isinstance(e, AskSpan | AskAny)]
+    effects = plan.step(SpanReceived(A, first), now=2)
+    assert not [e for e in effects if isinstance(e, AskSpan | AskAny)]
+    assert plan.missing_spans == 8
+    effects = plan.step(Paused(False), now=3)
+    assert [e for e in effects if isinstance(e, AskSpan | AskAny)]

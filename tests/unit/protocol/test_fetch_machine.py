@@ -23,6 +23,7 @@ from protocol.fetch_events import (
     FetchEvent,
     Finished,
     OfferRefused,
+    Paused,
     PeerHas,
     PeerJoined,
     PeerLost,
@@ -285,6 +286,10 @@ class PlannerMachine(RuleBasedStateMachine):
         if span not in self.owed.get(peer, []):
             self.step(SpanRefused(peer, span, code))
 
+    @rule(paused=st.booleans())
+    def the_line_is_anothers(self, paused: bool) -> None:
+        self.step(Paused(paused))
+
     @rule(seconds=st.floats(0, 20))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -314,6 +319,7 @@ class PlannerMachine(RuleBasedStateMachine):
         if not hasattr(self, "plan"):
             return
         if not self.plan.finished:
+            self.step(Paused(False))
             self.have[GOOD], self.owed[GOOD], self.offered[GOOD] = set(self.spans), [], {}
             self.step(PeerJoined(GOOD, COMPLETE, picks=len(self.spans) % 2 == 0))
         for _ in range(20 * len(self.spans) + 200):

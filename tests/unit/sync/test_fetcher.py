@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import trio
 import trio.testing
 
 from archid.sync import fetcher as fetcher_module
@@ -186,3 +187,56 @@ async def test_what_was_placed_is_in_the_journal(stage: Stage) -> None:
     [entry] = stage.salle.journal.tail(10)
     assert entry.kind == "tree_placed"
     assert entry.fields["manifest"] == film.manifest.hex()
+
+
+async def test_what_starts_sooner_needs_not_wait_for_a_place(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher_module, "PATIENCE_S", float("inf"))
+    fetcher = stage.salle.fetcher
+    endless = [Want(manifest, urgency=10) for manifest in NOWHERE]
+    later, sooner, _ = stage.films
+    fetcher.want(endless)
+    async with running(fetcher.run) as nursery:
+        await connect(nursery, stage.salle, stage.repo)
+        fetcher.want([*endless, Want(later.manifest, urgency=10), Want(sooner.manifest, urgency=1)])
+        await stage.held(sooner)
+        assert not stage.salle.library.holds(later.manifest)
+        assert fetcher._running.keys() == set(NOWHERE)
+
+
+async def nobody_to_ask(stage: Stage) -> None:
+    """Both jobs run and have found out that there is nobody."""
+    progress = stage.salle.fetcher.progress
+    while not all(progress[manifest].reason for manifest in NOWHERE):
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_what_starts_sooner_has_the_line_while_it_gets_something(stage: Stage) -> None:
+    fetcher = stage.salle.fetcher
+    sooner, later = NOWHERE
+    fetcher.want([Want(sooner, urgency=1), Want(later, urgency=5)])
+    async with running(fetcher.run):
+        await nobody_to_ask(stage)
+        pausing = fetcher._running[later].sources
+        progress = fetcher.progress[sooner]
+        progress.fetching(("repo",))
+        progress.received(1000, now=trio.current_time())
+        fetcher.look_again()
+        await until(lambda: pausing.paused, pausing.changed)
+        assert not fetcher._running[sooner].sources.paused
+        progress.waiting("nobody is there any more")
+        fetcher.look_again()
+        await until(lambda: not pausing.paused, pausing.changed)
+
+
+async def test_versions_of_one_start_share_the_line(stage: Stage) -> None:
+    fetcher = stage.salle.fetcher
+    fetcher.want([Want(manifest, urgency=1) for manifest in NOWHERE])
+    async with running(fetcher.run):
+        await nobody_to_ask(stage)
+        for manifest in NOWHERE:
+            fetcher.progress[manifest].fetching(("repo",))
+            fetcher.progress[manifest].received(1000, now=trio.current_time())
+        fetcher._share_line()
+        assert not any(job.sources.paused for job in fetcher._running.values())

@@ -14,6 +14,7 @@ from archid.net.errors import PeerRefused
 from archid.store.staging import Staging
 from archid.sync import span_run
 from archid.sync.fetcher import Want
+from archid.sync.upload_slots import UploadSlots
 from protocol.features import FEATURES, SWARM
 from protocol.ids import PieceId
 from protocol.layout import Span
@@ -298,3 +299,25 @@ async def test_any_of_several_is_judged_and_refused_like_every_request(cinema: C
 def picks_of(node: SyncNode, film: Version) -> list[int]:
     """How often a node has picked each span."""
     return list(node.directory.spans._choice._sent.get(film.manifest, ()))
+
+
+async def test_when_every_slot_is_taken_a_request_is_told_so_after_a_while(cinema: Cinema) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    salle.hold(film)
+    span = film.layout.spans[0]
+    salle.directory.spans.slots = slots = UploadSlots(1, longest_wait_s=0.05)
+    async with linked(sas, salle) as link:
+        peer = link.left
+        await peer.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
+        async with slots.one():
+            for ask in (
+                GetSpan(0, film.manifest, span.piece, span.n, b""),
+                GetAny(0, film.manifest, ((0, b"\x01"),)),
+            ):
+                with pytest.raises(PeerRefused) as refused:
+                    await peer.request_all(ask)
+                assert refused.value.reason is ErrorCode.BUSY
+            # Only spans need one.
+            assert (await peer.request(GetHave(0, film.manifest), HaveAnswer)).complete
+        answer = await peer.request(GetSpan(0, film.manifest, span.piece, span.n, b""), SpanAnswer)
+        assert bytes(answer.data) == film.span_bytes(span)
