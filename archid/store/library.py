@@ -25,7 +25,7 @@ from archid.store.documents import DocumentStore
 from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing, storage_error
 from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
-from archid.store.mending import Mending
+from archid.store.mending import Mending, mark_damaged
 from archid.store.placing import remove_superseded
 from archid.store.staged_reading import bitmaps_without, held_bitmaps, read_staged_span, span_of
 from archid.store.staging import Staging
@@ -208,15 +208,10 @@ class Library:
             # The index only saves work: what it cannot tell is fetched.
             log.error("index_damaged", why=str(error))
             return Adopted()
-        self._look_at_rotten(adopted)
-        return adopted
-
-    def _look_at_rotten(self, adopted: Adopted) -> None:
-        """What did not hold when it was to be reused is damaged where it stands."""
-        for manifest, path in dict.fromkeys((one.manifest, one.path) for one in adopted.rotten):
+        for manifest, path in {(one.manifest, one.path) for one in adopted.rotten}:
             if self.holds(manifest):
-                with contextlib.suppress(DocumentMissing):
-                    self.trees.check_file(manifest, path)
+                mark_damaged(self.trees, manifest, path)
+        return adopted
 
     def require_space(self, staging: Staging) -> None:
         """Raise DiskFull unless what is missing fits and leaves free what must stay free."""
@@ -311,18 +306,15 @@ class Library:
                     return
             self.bundles.link_script(root.name, root.id)
 
-    # Repair
-
     @property
     def damage(self) -> DamageBook:
         """What is wrong with the trees here."""
         return self.trees.damage
 
     def mend(self, layout: Layout, *, stopped: Callable[[], bool] = lambda: False) -> Mending:
-        """Look at a damaged tree, and put right what needs nobody else.
+        """Put right what needs nobody else; what then lacks is to be brought into the result.
 
-        What then lacks is to be brought into what this returns. Raises DocumentMissing,
-        StorageError.
+        Raises DocumentMissing, StorageError.
         """
         mending = Mending.open(layout, self.trees, stopped=stopped)
         mending.take_local(self._index.find_blocking, stopped=stopped)

@@ -7,6 +7,8 @@ right ones; a file that was gone cannot be opened by the player until the last o
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -14,12 +16,15 @@ from typing import Final
 from archid.log import get_logger
 from archid.store import repairing
 from archid.store.adoption import Find, adopt_chunks
+from archid.store.chunk_reading import check_chunks, chunks_of
 from archid.store.damage import DamageBook
-from archid.store.errors import DatabaseDamaged, NotMended
+from archid.store.errors import DatabaseDamaged, DocumentMissing, NotMended
 from archid.store.filling import Filling
 from archid.store.syscalls import Buffer
+from archid.store.tree_folder import TreeFolder
 from archid.store.tree_store import TreeStore
 from archid.store.verify import Damage, DamageKind
+from protocol.ids import ManifestId
 from protocol.layout import FileEntry, Layout, Span
 
 log = get_logger(__name__)
@@ -123,3 +128,22 @@ class Mending(Filling):
                     self.held_bytes += layout.length(at)
         self._trees.reopen(layout.manifest)
         self._book.healed(layout.manifest, lacking)
+
+
+def mark_damaged(trees: TreeStore, manifest: ManifestId, path: str) -> None:
+    """Read one file of a tree, of which something did not hold, and mark what does not; blocks."""
+    with contextlib.suppress(DocumentMissing):
+        layout = trees.layouts.get(manifest)
+        file = next((one for one in layout.files if one.path == path), None)
+        if file is None:
+            return
+        good: set[int] = set()
+        with contextlib.suppress(OSError), TreeFolder.at(trees.path(manifest)) as folder:
+            fd = folder.open_file(path)
+            try:
+                checked = check_chunks(fd, layout, chunks_of(file))
+                good = {at for at, data in checked if data is not None}
+            finally:
+                os.close(fd)
+        if bad := {layout.home(at) for at in chunks_of(file) if at not in good}:
+            trees.damage.mark(manifest, bad)

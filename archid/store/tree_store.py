@@ -20,7 +20,6 @@ from blake3 import blake3
 from archid.errors import NotFound
 from archid.log import get_logger
 from archid.store import repairing, syscalls
-from archid.store.chunk_reading import check_chunks, chunks_of
 from archid.store.damage import DamageBook
 from archid.store.errors import ChunkCorrupt, storage_error
 from archid.store.layouts import Layouts
@@ -211,22 +210,6 @@ class TreeStore:
         elif rotten:
             self.damage.mark(manifest, rotten)
         return damages
-
-    def check_file(self, manifest: ManifestId, path: str) -> None:
-        """Read one file of a tree and mark what does not hold; raises DocumentMissing."""
-        layout = self.layouts.get(manifest)
-        file = next((one for one in layout.files if one.path == path), None)
-        if file is None:
-            return
-        good: set[int] = set()
-        with contextlib.suppress(NotFound, OSError), self._reading(manifest, layout) as tree:
-            fd = tree.open_file(path)
-            try:
-                good = {at for at, data in check_chunks(fd, layout, chunks_of(file)) if data}
-            finally:
-                os.close(fd)
-        if bad := {layout.home(at) for at in chunks_of(file) if at not in good}:
-            self.damage.mark(manifest, bad)
 
     def repair(
         self,

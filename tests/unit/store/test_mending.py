@@ -12,7 +12,7 @@ from archid.store.damage import DamageBook
 from archid.store.database import Database
 from archid.store.errors import ChunkCorrupt, NotMended
 from archid.store.index import MIGRATIONS, ChunkIndex
-from archid.store.mending import Mending
+from archid.store.mending import Mending, mark_damaged
 from archid.store.upkeep import Upkeep
 from tests.unit.store.test_tree_store import Node, damage
 from tests.unit.store.trees import File, Version, assert_tree, random_bytes
@@ -103,6 +103,21 @@ def test_what_stands_elsewhere_on_the_disk_need_not_be_fetched(node: Node, tmp_p
     mending.finish()
     assert_tree(tree, second.tree)
     assert node.store.verify(first.manifest) == []
+
+
+def test_a_file_that_did_not_hold_when_it_was_to_be_reused_is_marked(node: Node) -> None:
+    version = node.add({"a": File(random_bytes(1, 20_000)), "b": File(random_bytes(2, 9000))})
+    tree = node.store.path(version.manifest)
+    mark_damaged(node.store, version.manifest, "a")
+    mark_damaged(node.store, version.manifest, "not there")
+    assert node.store.damage.all() == []
+    damage(tree / "a", 5000, b"rotten")
+    mark_damaged(node.store, version.manifest, "a")
+    assert node.store.rotten(version.manifest) == {1}
+    tree.chmod(0o755)
+    (tree / "b").unlink()
+    mark_damaged(node.store, version.manifest, "b")
+    assert node.store.rotten(version.manifest) == {1, 5, 6, 7}
 
 
 def test_that_a_tree_is_damaged_outlives_the_process(node: Node, tmp_path: Path) -> None:
