@@ -93,6 +93,7 @@ class Dialer:
     async def _keep(self, address: Address, scope: trio.CancelScope) -> None:
         settings = self._settings
         wait_s = settings.first_wait_s
+        told = ""
         with scope:
             while True:
                 admitted_at: float | None = None
@@ -123,8 +124,11 @@ class Dialer:
                     # A connection that is cut again at once must not be hammered either.
                     if lasted_s >= settings.first_wait_s:
                         wait_s = settings.first_wait_s
-                else:
+                    told = ""
+                elif reason != told:
+                    # Said once, not at every attempt: an address may be away for weeks.
                     _log.info("dial_failed", address=str(address), reason=reason)
+                    told = reason
                 if admitted_at is None or code is ErrorCode.BUSY:
                     self._on_failed(address, code)
                 await trio.sleep(wait_s * self._random.uniform(0.5, 1.0))

@@ -79,6 +79,7 @@ class Collector:
         """Work until cancelled."""
         await self._load_pins()
         due = trio.current_time() + COLLECT_S
+        told = ""
         while True:
             seen = [(signal, signal.version) for signal in self._changed]
             try:
@@ -88,7 +89,9 @@ class Collector:
                 else:
                     await self._observe(self._needs())
             except NotCertain as error:
-                log.info("nothing_collected", why=error.message)
+                if error.message != told:
+                    log.info("nothing_collected", why=error.message)
+                told = error.message
             except ArchidError as error:
                 log.error("collecting_failed", why=error.sentence)
             with trio.move_on_at(due):

@@ -40,7 +40,8 @@ class PeerDirectory:
 
     def remove(self, peer: Peer) -> None:
         self._peers.remove(peer)
-        log.info("peer_lost", node=peer.facts.node.short, name=peer.facts.name)
+        # The switchboard says with which connection it went and why; this is for debugging.
+        log.debug("peer_lost", node=peer.facts.node.short, name=peer.facts.name)
         self._events.publish("peer.lost", node=peer.facts.node.hex(), name=peer.facts.name)
         self.changed.fire()
 

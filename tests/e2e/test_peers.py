@@ -73,6 +73,8 @@ def test_an_address_where_nothing_listens_is_said_to_be_that(fleet: LocalFleet) 
     screen = repo.run("peers").stdout
     assert f"{NOBODY}: nothing listens on {NOBODY}: archid is not running there" in screen
     assert "central" in screen.splitlines()[2]
+    failed = [line for line in repo.log.read_text().splitlines() if '"dial_failed"' in line]
+    assert sum(NOBODY in line for line in failed) == 1, "the same reason is logged once"
 
 
 def connected(status: dict[str, Any], name: str) -> bool:
