@@ -108,6 +108,7 @@ class Homecoming:
                 await self._fetch_manifest(row.manifest)
         await self._service.import_newer(self._keeper.head_bytes()[0], roots=self._roots())
         self._tell_gate()
+        self._alarmed_if_stopped()  # imported, and its keys are older than that
 
     async def _fetch_manifest(self, manifest: ManifestId) -> None:
         for peer in self._directory.holders_of_everything():

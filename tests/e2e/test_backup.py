@@ -11,6 +11,7 @@ import pytest
 from archid.control.schema import document
 from archid.errors import Conflict
 from tests.e2e.test_central_comes_back import KINDS, accepted_serials, apply, publish, serial
+from tests.e2e.test_rotation import with_root_keys
 from tests.fleet.desk import wait_until_open
 from tests.fleet.events import EventTap
 from tests.fleet.local import CommandFailed, LocalFleet
@@ -21,6 +22,12 @@ from tests.fleet.watched import watched_fleet
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[LocalFleet]:
     with watched_fleet(tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture
+def stopping(tmp_path: Path) -> Iterator[LocalFleet]:
+    with watched_fleet(tmp_path, expect=("keys_behind", "central_stopped")) as fleet:
         yield fleet
 
 
@@ -125,3 +132,52 @@ def test_a_backup_of_a_stopped_central_is_the_same_and_a_node_has_none(
     with pytest.raises(CommandFailed, match=r"is there already|damaged"):
         central.run("restore", str(file))
     assert sha256_sums(central.state) == before
+
+
+@pytest.mark.long
+def test_a_backup_from_before_the_keys_were_replaced_needs_the_root_keys(
+    stopping: LocalFleet, tmp_path: Path
+) -> None:
+    fleet = stopping
+    central = fleet.found()
+    repo = fleet.join("repo-1", "repo", site="paris")
+    publish(fleet, "film", "first")
+    file = tmp_path / "central.backup"
+    central.run("backup", str(file))
+    central.run(*with_root_keys(fleet, "root", "rotate"))
+    with EventTap(repo) as tap:
+        publish(fleet, "film", "second")
+        last = serial(central)
+        tap.wait("listings.complete", lambda event: event["serial"] == last)
+    repo.wait(lambda status: status["storage"]["trees"] == 6, what="replication")
+
+    central.process.stop()
+    passphrase = (central.folder / "passphrase").read_text()
+    central.remove()
+    central.folder.mkdir()
+    (central.folder / "passphrase").write_text(passphrase)
+    (central.folder / "passphrase").chmod(0o600)
+    central.peers = (repo.address,)
+    central.write_config()
+    central.run("restore", str(file))
+    central.process.start()
+    # It knows all that was signed since, and has nothing to sign with.
+    status = central.wait(
+        lambda status: (
+            "central_stopped" in {one["code"] for one in status["health"]["reasons"]}
+            and status["trust"]["serial"] == last
+        ),
+        what="noticing that its keys are old",
+    )
+    [stopped] = [one for one in status["health"]["reasons"] if one["code"] == "central_stopped"]
+    assert "root rotate" in stopped["remedy"]
+    assert {one["version"] for one in central.call("scripts")["scripts"]} == {1, 2}
+    with pytest.raises(CommandFailed):
+        publish(fleet, "film", "third")
+    made = central.json(*with_root_keys(fleet, "root", "rotate"))
+    assert made["version"] == 3
+    assert made["head"]["serial"] > last + 1000
+    publish(fleet, "film", "third")
+    told = serial(central)
+    repo.wait(lambda status: status["trust"]["serial"] == told, what="the newest head")
+    assert repo.status()["trust"]["root_version"] == 3
