@@ -139,6 +139,7 @@ class Node:
             keeper=self.keeper,
             leaf=self.leaf,
             listings=self.listings,
+            fetcher=self.fetcher,
             deliveries=self.deliveries,
             events=self.events,
             keep_ungranted=lambda: self._config.storage.keep_ungranted,

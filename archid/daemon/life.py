@@ -27,11 +27,15 @@ def make_collector(
     keeper: TrustKeeper,
     leaf: OwnLeaf,
     listings: Listings,
+    fetcher: Fetcher,
     deliveries: Deliveries | None,
     events: EventHub,
     keep_ungranted: Callable[[], timedelta],
 ) -> Collector:
-    """What removes; `deliveries` on a server, where releases switch under the same lock."""
+    """What removes, also when a fetch does not fit.
+
+    `deliveries` on a server, where releases switch under the same lock.
+    """
     keep_s, needs = needs_by_role(
         keeper,
         leaf,
@@ -39,17 +43,19 @@ def make_collector(
         listings,
         keep_s=lambda: keep_ungranted().total_seconds(),
     )
-    return Collector(
+    collector = Collector(
         library=state.library,
         absences=state.absences,
         pins=Pins(state.journal),
         needs=needs,
-        changed=(keeper.changed, leaf.changed, listings.changed),
+        changed=(keeper.changed, leaf.changed, listings.changed, fetcher.placed),
         keep_s=keep_s,
         journal=state.journal,
         events=events,
         switching=deliveries.switcher.lock if deliveries else None,
     )
+    fetcher.make_room = collector.make_room
+    return collector
 
 
 def moving_handlers(

@@ -61,11 +61,18 @@ class Adopted:
 
 
 def adopt_local(
-    staging: Staging, find: Find, trees: Path, *, stopped: Callable[[], bool] = lambda: False
+    staging: Staging,
+    find: Find,
+    trees: Path,
+    *,
+    stopped: Callable[[], bool] = lambda: False,
+    before_copies: Callable[[], None] = lambda: None,
 ) -> Adopted:
     """Fill `staging` with what the trees in the folder `trees` hold; blocks; repeatable.
 
-    `stopped` is asked between batches. Raises StorageError; what was taken over by then stays.
+    `stopped` is asked between batches. `before_copies` is called when all that costs no space is
+    done: what is missing then has to be written, be it from here or from peers; it may refuse by
+    raising. Raises StorageError; what was taken over by then stays.
     """
     adoption = _Adoption(staging, find, trees)
     try:
@@ -73,6 +80,8 @@ def adopt_local(
             if stopped():
                 break
             adoption.take_files(files)
+        if not stopped():
+            before_copies()
         for chunks in _batches(iter(staging.missing_chunks()), LOOKUP_BATCH):
             if stopped():
                 break

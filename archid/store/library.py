@@ -19,6 +19,7 @@ from archid.errors import NotFound, StorageError
 from archid.log import get_logger
 from archid.store.about import About
 from archid.store.adoption import Adopted, adopt_local
+from archid.store.ballast import Ballast
 from archid.store.bundles import Bundles
 from archid.store.damage import DamageBook
 from archid.store.documents import DocumentStore
@@ -27,6 +28,7 @@ from archid.store.index import ChunkIndex
 from archid.store.layout import StatePaths
 from archid.store.mending import Mending, mark_damaged
 from archid.store.placing import remove_superseded
+from archid.store.reserve import Reserve
 from archid.store.staged_reading import bitmaps_without, held_bitmaps, read_staged_span, span_of
 from archid.store.staging import Staging
 from archid.store.stagings import Stagings
@@ -67,6 +69,8 @@ class Library:
         self._held: set[ManifestId] = set()
         self._about: dict[ManifestId, About] = {}
         self.stagings = Stagings(paths)
+        self.reserve = Reserve(lambda: self.available_bytes()[0] - self.keep_free_bytes)
+        self.ballast = Ballast(paths.state / "ballast")
         self.on_loss: Callable[[], None] = lambda: None
         """Told, in whichever thread, that something which was held has to be fetched again."""
         trees.layouts.on_missing = self.lose
@@ -196,17 +200,35 @@ class Library:
 
     def end_staging(self, staging: Staging) -> None:
         """Let go of a staging; what was written stays and can be resumed."""
+        self.reserve.end(staging.layout.manifest)
         self.stagings.end(staging)
 
-    def adopt(self, staging: Staging, *, stopped: Callable[[], bool] = lambda: False) -> Adopted:
-        """Take over what other versions here already hold, until `stopped`."""
+    def adopt(
+        self, staging: Staging, *, rank: int = 0, stopped: Callable[[], bool] = lambda: False
+    ) -> Adopted:
+        """Take over what other versions here already hold, until `stopped`.
+
+        What then has to be written is reserved, in the order of `rank`, until `end_staging`: a
+        file that changed counts whole, unless the file system shared its extents. Raises
+        SpaceShort.
+        """
+        manifest = staging.layout.manifest
+
+        def admit() -> None:
+            self.reserve.admit(manifest, rank, lambda: staging.missing_bytes, staging.path)
+
         try:
             adopted = adopt_local(
-                staging, self._index.find_blocking, self.paths.trees, stopped=stopped
+                staging,
+                self._index.find_blocking,
+                self.paths.trees,
+                stopped=stopped,
+                before_copies=admit,
             )
         except DatabaseDamaged as error:
             # The index only saves work: what it cannot tell is fetched.
             log.error("index_damaged", why=str(error))
+            admit()
             return Adopted()
         for manifest, path in {(one.manifest, one.path) for one in adopted.rotten}:
             if self.holds(manifest):

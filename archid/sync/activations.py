@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -60,8 +61,16 @@ class Hold:
 class Activations:
     """What was switched to and not withdrawn since, by release; and what is held back."""
 
-    def __init__(self, journal: Journal, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        clock: Callable[[], float] = time.time,
+        insist: Callable[[Callable[[], Entry]], Entry] = lambda write: write(),
+    ) -> None:
+        """`insist` is asked to make an entry, which it may do twice; a full disk calls for it."""
         self._journal = journal
+        self._insist = insist
         self._clock = clock
         self._of: dict[ReleaseId, Activation] = {}
         self._holds: dict[ReleaseId, Hold] = {}
@@ -108,24 +117,24 @@ class Activations:
 
     def hold_back(self, hold: Hold) -> None:
         """Remember a rollback, on disk when this returns; blocks. Raises StorageError."""
-        self._journal.append(
-            ROLLED_BACK,
-            {
-                "release": hold.release.hex(),
-                "name": hold.name,
-                "generation": hold.generation,
-                "bundle": hold.bundle.hex(),
-                "reason": hold.reason,
-            },
-        )
+        fields: dict[str, Scalar] = {
+            "release": hold.release.hex(),
+            "name": hold.name,
+            "generation": hold.generation,
+            "bundle": hold.bundle.hex(),
+            "reason": hold.reason,
+        }
+        self._insist(partial(self._journal.append, ROLLED_BACK, fields))
         self._holds[hold.release] = hold
 
     def let_go(self, hold: Hold) -> None:
         """A rollback holds no more, on disk when this returns; blocks. Raises StorageError."""
-        self._journal.append(
-            ROLLBACK_ENDED,
-            {"release": hold.release.hex(), "name": hold.name, "generation": hold.generation},
-        )
+        fields: dict[str, Scalar] = {
+            "release": hold.release.hex(),
+            "name": hold.name,
+            "generation": hold.generation,
+        }
+        self._insist(partial(self._journal.append, ROLLBACK_ENDED, fields))
         self._holds.pop(hold.release, None)
 
     def _note(self, header: ReleaseHeader) -> None:
@@ -139,6 +148,7 @@ class Activations:
         await record(
             self._journal,
             kind,
+            self._insist,
             release=header.release.hex(),
             name=header.name,
             generation=header.generation,

@@ -87,6 +87,7 @@ class Collector:
                     due = trio.current_time() + COLLECT_S
                     await self.collect()
                 else:
+                    await trio.to_thread.run_sync(self._library.ballast.load)
                     await self._observe(self._needs())
             except NotCertain as error:
                 if error.message != told:
@@ -141,6 +142,19 @@ class Collector:
             if gone:
                 await self._tell(done)
             return done
+
+    async def make_room(self, manifest: ManifestId) -> None:
+        """Remove what can be removed until what waits for space fits; previous bundles last."""
+
+        def enough() -> bool:
+            return self._library.reserve.fits(manifest)
+
+        try:
+            for keep_previous in (True, False):
+                if not enough():
+                    await self.collect(enough=enough, keep_previous=keep_previous)
+        except NotCertain as error:
+            log.info("no_room_made", why=error.message)
 
     async def _observe(self, needs: Needs) -> dict[ManifestId, Absence]:
         return await trio.to_thread.run_sync(self._observe_now, needs)

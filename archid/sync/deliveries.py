@@ -80,7 +80,7 @@ class Deliveries:
         self._events = events
         self._clock = clock
         self.granted = Granted(leaf, library)
-        self._activations = Activations(journal, clock=clock)
+        self._activations = Activations(journal, clock=clock, insist=library.ballast.spend)
         self._told_ready: set[tuple[ReleaseId, int]] = set()
         self._failures: dict[ReleaseId, str] = {}
         self.switcher = Switcher(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
@@ -24,6 +24,8 @@ from archid.store.errors import ManifestUnfit
 from archid.store.filling import Filling
 from archid.store.library import Library
 from archid.store.mending import Mending
+from archid.store.reserve import SpaceShort
+from archid.store.staging import Staging
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.one_error import one_error
 from archid.sync.plan_log import PlanLogs
@@ -32,7 +34,7 @@ from archid.sync.span_exchange import SpanExchange
 from archid.sync.span_run import SpanRun, plan_spans
 from protocol.envelope import Envelope
 from protocol.errors import FormatError, ProtocolError, TrustError
-from protocol.ids import PieceId
+from protocol.ids import ManifestId, PieceId
 from protocol.layout import Layout
 from protocol.limits import MAX_PIECES_ASKED
 from protocol.manifest import ManifestRoot
@@ -52,6 +54,13 @@ from protocol.root import Root
 log = get_logger(__name__)
 
 PROGRESS_S: Final = 0.25
+
+MakeRoom: TypeAlias = Callable[[ManifestId], Awaitable[None]]
+"""Removes what can be removed until a version that waits for space fits."""
+
+
+async def no_room(_manifest: ManifestId) -> None:
+    """There is nothing to remove."""
 
 
 class FetchJob:
@@ -73,12 +82,16 @@ class FetchJob:
         seed: bytes,
         plan_logs: PlanLogs,
         ask_first: bool = False,
+        rank: int = 0,
+        make_room: MakeRoom = no_room,
     ) -> None:
         self.progress = progress
         self.mends = False
         """Whether a tree that stands was mended, rather than one placed."""
         self._plan_logs = plan_logs
         self._ask_first = ask_first
+        self._rank = rank
+        self._make_room = make_room
         self._sources = sources
         self._manifest = sources.manifest
         self._library = library
@@ -141,7 +154,7 @@ class FetchJob:
     async def _stage_and_place(self, layout: Layout) -> None:
         staging = await trio.to_thread.run_sync(self._library.stage, layout)
         try:
-            await _stoppable(partial(self._library.adopt, staging))
+            await self._adopt(staging)
             await trio.to_thread.run_sync(self._library.require_space, staging)
             with self._spans.telling(self._manifest) as verified:
                 self._library.share(staging)
@@ -151,6 +164,18 @@ class FetchJob:
             await trio.to_thread.run_sync(self._library.place, staging)
         finally:
             self._library.end_staging(staging)
+
+    async def _adopt(self, staging: Staging) -> None:
+        """Take over what is here and reserve space for the rest, if need be after making some."""
+        adopt = partial(self._library.adopt, staging, rank=self._rank)
+        try:
+            with one_error():
+                await _stoppable(adopt)
+        except SpaceShort as short:
+            self.progress.waiting(short.message)
+            await self._make_room(self._manifest)
+            await _stoppable(adopt)
+            self.progress.fetching(self._sources.names())
 
     # The manifest and its pieces
 

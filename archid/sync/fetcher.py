@@ -21,7 +21,7 @@ from archid.events import EventHub
 from archid.journal import Journal
 from archid.log import get_logger
 from archid.store.library import Library
-from archid.sync.fetch_job import FetchJob
+from archid.sync.fetch_job import FetchJob, MakeRoom, no_room
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.peers import PeerDirectory
 from archid.sync.plan_log import PlanLogs
@@ -113,6 +113,8 @@ class Fetcher:
         self._wanted = Signal()
         self._running: dict[ManifestId, _Job] = {}
         self._retries: dict[ManifestId, _Retry] = {}
+        self.make_room: MakeRoom = no_room
+        """Asked when something does not fit; set by who can remove things."""
         self._undated: set[ManifestId] = set()
         self._hurried: set[ManifestId] = set()
 
@@ -263,6 +265,8 @@ class Fetcher:
             seed=self._node,
             plan_logs=self._plan_logs,
             ask_first=retry is not None and retry.ask_first,
+            rank=self._wants[manifest].urgency if manifest in self._wants else 0,
+            make_room=self.make_room,
         )
         root: ManifestRoot | None = None
         try:

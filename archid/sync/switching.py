@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -117,8 +118,9 @@ class Switcher:
             hold = Hold(owner, name, activation.generation, target, now_s, reason)
             await trio.to_thread.run_sync(bundles.require_whole, target)
             await trio.to_thread.run_sync(self.activations.hold_back, hold)
+            spend = self.library.ballast.spend
             try:
-                await trio.to_thread.run_sync(bundles.activate, name, target)
+                await trio.to_thread.run_sync(spend, partial(bundles.activate, name, target))
             except ArchidError:
                 await trio.to_thread.run_sync(self.activations.let_go, hold)
                 raise

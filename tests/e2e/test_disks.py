@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from archid.store.bundles import KEEP_S
 from tests.fleet.events import EventTap
 from tests.fleet.local import FleetNode, LocalFleet
 from tests.fleet.refusals import refused
@@ -111,6 +113,19 @@ def filled(folder: Path) -> Iterator[Callable[[], None]]:
         filler.unlink(missing_ok=True)
 
 
+@contextmanager
+def no_files_left(folder: Path) -> Iterator[None]:
+    """Not a file, folder or link can be made there: the disk's table of them is full."""
+    space = os.statvfs(folder)
+    used = space.f_files - space.f_ffree
+    mount = ["mount", "-o"]
+    subprocess.run([*mount, f"remount,nr_inodes={used}", str(folder)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*mount, f"remount,nr_inodes={space.f_files}", str(folder)], check=True)
+
+
 def apply(setting: Setting, name: str, feature: str) -> None:
     setting.fleet.apply(
         name,
@@ -194,6 +209,7 @@ def test_a_release_that_does_not_fit_waits_for_space(setting: Setting, tmp_path:
         [delivery] = status["deliveries"]
         assert "The disk is full" in delivery["reason"]
         assert "bytes were to be written" in delivery["reason"]
+        assert "bytes are missing" in delivery["reason"]
         assert status["health"]["level"] == "alarm"
         assert "first: The disk is full" in reasons(status)
         assert "Free some space" in reasons(status)
@@ -245,6 +261,87 @@ def test_a_disk_that_fills_up_in_mid_fetch_costs_no_byte_that_was_there(
         ),
         what="believing the newest head and being well",
     )
+
+
+# Switching
+
+
+def generation(setting: Setting, text: str, start: str) -> None:
+    """A version of a small script, and a release that switches to it at `start`."""
+    folder = setting.base / "switched"
+    folder.mkdir(exist_ok=True)
+    (folder / "cue").write_text(text)
+    setting.fleet.publish(folder, "switched", "feature")
+    setting.fleet.apply(
+        "switched",
+        scripts={"feature": "switched", "sas": "sas", "loop": "loop"},
+        prefetch="2026-01-01T00:00:00Z",
+        start=start,
+        end="2099-01-02T00:00:00Z",
+        sites='["lyon"]',
+    )
+
+
+def test_a_full_disk_at_the_switch_leaves_the_old_release_and_a_rollback_still_works(
+    setting: Setting,
+) -> None:
+    room = setting.room
+    generation(setting, "old", "2026-01-02T00:00:00Z")
+    room.wait_active("switched")
+    with EventTap(room) as tap:
+        generation(setting, "new", "2098-01-02T00:00:00Z")
+        tap.wait("release.ready", lambda event: event["generation"] == 2)
+    cue = room.release_file("switched", "feature/cue")
+    with no_files_left(room.state):
+        refused(room, "activate", "switched", "--yes").check(
+            7, "The disk is full", str(room.state), "Free some space"
+        )
+        assert cue.read_text() == "old"
+        assert not [name for name in os.listdir(room.scripts / "releases") if "new-" in name]
+    room.run("activate", "switched", "--yes")
+    assert cue.read_text() == "new"
+    with filled(room.state):
+        # What is kept back for this is spent.
+        room.run("rollback", "switched", "--reason", "too dark")
+        assert cue.read_text() == "old"
+        room.process.kill()
+    room.process.start()
+    assert cue.read_text() == "old"
+    assert "too dark" in str(room.status()["deliveries"])
+    assert (room.state / "ballast").stat().st_size > 0
+    setting.fleet.central.run("release", "withdraw", "switched", "--yes")
+    room.wait(
+        lambda found: "withdrawn" in {one["state"] for one in found["deliveries"]},
+        what="taking it away",
+    )
+
+
+def test_room_is_made_for_what_is_granted_by_removing_what_is_not(
+    setting: Setting, tmp_path: Path
+) -> None:
+    room = setting.room
+    for name in ("large-1", "large-2"):
+        setting.fleet.publish(write(tmp_path / name / "reel", 60 * MB), name, "feature")
+    apply(setting, "yielding", "large-1")
+    room.wait_active("yielding", timeout_s=90)
+    with EventTap(room) as tap:
+        setting.fleet.central.run("release", "withdraw", "yielding", "--yes")
+        tap.wait("release.withdrawn", lambda event: event["name"] == "yielding")
+    then = time.time() - KEEP_S - 60
+    for bundle in (room.state / "bundles").iterdir():
+        os.utime(bundle, (then, then))
+    space = os.statvfs(room.state)
+    used = (space.f_blocks - space.f_bfree) * space.f_frsize
+    resize(room.state, str(used + 50 * MB))
+    try:
+        with EventTap(room) as tap:
+            apply(setting, "taking", "large-2")
+            tap.wait("gc.finished")
+        room.wait_active("taking", timeout_s=90)
+        names = {one["name"] for one in room.call("scripts")["scripts"]}
+        assert "large-1" not in names
+    finally:
+        resize(room.state, ROOMY)
 
 
 # Read-only
