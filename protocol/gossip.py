@@ -91,6 +91,12 @@ class StateGossip:
         self._random = random
         self._flush_s = flush_s
         self._peers: dict[NodeId, _Peer] = {}
+        self._owed: set[NodeId] = set()
+        """Peers to which something is due."""
+        self._said: dict[str | None, set[NodeId]] = {}
+        """Whose states are held, by site; None for those that everybody may have."""
+        self._listening: dict[str | None, set[NodeId]] = {}
+        """Peers by site; None for those that may have everything."""
         self._flush_at: float | None = None
         self._digest_at: float | None = None
 
@@ -98,14 +104,19 @@ class StateGossip:
 
     def peer_joined(self, peer: NodeFacts, *, now: float) -> list[GossipEffect]:
         """A peer is connected: compare notes."""
+        self.peer_lost(peer.node)
         self._peers[peer.node] = _Peer(peer)
+        self._listening.setdefault(_circle(peer), set()).add(peer.node)
         if self._digest_at is None:
             self._digest_at = now + self._random.uniform(0.5, 1.0) * DIGEST_S
         return self._digest(peer, answer=False)
 
     def peer_lost(self, node: NodeId) -> None:
         """A peer is gone, and with it what it was owed."""
-        self._peers.pop(node, None)
+        peer = self._peers.pop(node, None)
+        if peer is not None:
+            self._owed.discard(node)
+            _discard(self._listening, _circle(peer.facts), node)
 
     def own_changed(self, state: Announcement, *, now: float) -> None:
         """This node has something new to say of itself."""
@@ -137,10 +148,11 @@ class StateGossip:
         for row in rows:
             known = other.known.get(row.node)
             other.known[row.node] = max(known, row.order) if known else row.order
-        for node, state in self.states.items():
-            if self._may_have(state.facts, other.facts) and self._lacks(other, state):
+        for node in self._for(other.facts):
+            if self._lacks(other, self.states[node]):
                 # Further pages may still say that it has it; that is looked at again when sending.
                 other.due.add(node)
+                self._owed.add(peer)
         self._schedule(now)
         return self._digest(other.facts, answer=False) if answer else []
 
@@ -149,7 +161,8 @@ class StateGossip:
         effects: list[GossipEffect] = []
         if self._flush_at is not None and now >= self._flush_at:
             self._flush_at = None
-            for node in sorted(self._peers):
+            owed, self._owed = self._owed, set()
+            for node in sorted(owed):
                 effects += self._flush(self._peers[node])
         if self._digest_at is not None and now >= self._digest_at:
             self._digest_at = now + self._random.uniform(0.75, 1.25) * DIGEST_S
@@ -167,32 +180,46 @@ class StateGossip:
     def forget(self, nodes: Iterable[NodeId]) -> None:
         """Drop the states of nodes that left the fleet."""
         for node in nodes:
-            self.states.pop(node, None)
+            self._drop(node)
 
     # Rules
 
-    def _may_have(self, whose: NodeFacts, reader: NodeFacts) -> bool:
-        """Whether `reader` is to know what the node with facts `whose` says of itself."""
-        return (
-            reader.reads_everything
-            or whose.reads_everything
-            or (whose.site != "" and whose.site == reader.site)
-        )
+    def _for(self, reader: NodeFacts) -> Iterable[NodeId]:
+        """Whose states `reader` may have: all, or those of holders and of its own site."""
+        if reader.reads_everything:
+            return self.states
+        near = self._said.get(reader.site, ()) if reader.site else ()
+        return [*self._said.get(None, ()), *near]
+
+    def _readers(self, whose: NodeFacts) -> Iterable[NodeId]:
+        """Peers that may have what the node with facts `whose` says of itself."""
+        if whose.reads_everything:
+            return self._peers
+        near = self._listening.get(whose.site, ()) if whose.site else ()
+        return [*self._listening.get(None, ()), *near]
 
     def _take(self, state: Announcement, *, now: float) -> bool:
         node = state.facts.node
         held = self.states.get(node)
         if held is not None and state.order <= held.order:
             return False
-        self.states.pop(node, None)  # newest last
+        self._drop(node)  # newest last
         self.states[node] = state
+        self._said.setdefault(_circle(state.facts), set()).add(node)
         while len(self.states) > MAX_STATES:
-            del self.states[next(iter(self.states))]
-        for peer in self._peers.values():
-            if self._may_have(state.facts, peer.facts) and self._lacks(peer, state):
+            self._drop(next(iter(self.states)))
+        for name in self._readers(state.facts):
+            peer = self._peers[name]
+            if self._lacks(peer, state):
                 peer.due.add(node)
+                self._owed.add(name)
                 self._schedule(now)
         return True
+
+    def _drop(self, node: NodeId) -> None:
+        state = self.states.pop(node, None)
+        if state is not None:
+            _discard(self._said, _circle(state.facts), node)
 
     def _lacks(self, peer: _Peer, state: Announcement) -> bool:
         if state.facts.node == peer.facts.node:
@@ -220,11 +247,7 @@ class StateGossip:
 
     def _digest(self, peer: NodeFacts, *, answer: bool) -> list[GossipEffect]:
         """What is held that the peer may have, in order, so that gaps can be told."""
-        rows = [
-            DigestRow(node, self.states[node].order)
-            for node in sorted(self.states)
-            if self._may_have(self.states[node].facts, peer)
-        ]
+        rows = [DigestRow(node, self.states[node].order) for node in sorted(self._for(peer))]
         pages = [rows[n : n + MAX_DIGEST_ROWS] for n in range(0, len(rows), MAX_DIGEST_ROWS)] or [
             []
         ]
@@ -232,3 +255,15 @@ class StateGossip:
             SendDigest(peer.node, tuple(page), answer and n == len(pages) - 1)
             for n, page in enumerate(pages)
         ]
+
+
+def _circle(facts: NodeFacts) -> str | None:
+    """The site in which a node's words stay; None for central and REPOs."""
+    return None if facts.reads_everything else facts.site
+
+
+def _discard(groups: dict[str | None, set[NodeId]], group: str | None, node: NodeId) -> None:
+    members = groups[group]
+    members.discard(node)
+    if not members:
+        del groups[group]
