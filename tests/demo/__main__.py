@@ -22,7 +22,7 @@ from tests.demo.cast import (
     NAMES,
     NEEDED_BYTES,
     NEEDED_SMALL_BYTES,
-    ROOM,
+    ROOMS,
     SUBNET,
     TITLE,
     Fault,
@@ -104,11 +104,11 @@ def _tell_how_to_talk(options: Options, screen: Screen) -> None:
     for name, command in (
         (CENTRAL, f"release show {TITLE}"),
         (CENTRAL, "status"),
-        (ROOM[0].name, "status"),
-        (ROOM[0].name, "verify"),
+        (ROOMS[0].name, "status"),
+        (ROOMS[0].name, "verify"),
     ):
         screen.say(f"  {_short(archid)} --config {folder / name / 'archid.toml'} {command}")
-    screen.say(f"The room's files are in {folder / ROOM[0].name / 'scripts/releases' / TITLE}")
+    screen.say(f"The room's files are in {folder / ROOMS[0].name / 'scripts/releases' / TITLE}")
     screen.say(f"Stop it and remove it: {checks.stop_command(options)}")
 
 
@@ -130,7 +130,7 @@ def _stop(options: Options, screen: Screen) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.demo",
-        description="Run a real fleet on this machine and watch a release reach one cinema.",
+        description="Run a real fleet on this machine and see what becomes of a release.",
         epilog="DEMO_BREAK=FAULT[,FAULT] injects what must make the demo fail: "
         + "; ".join(f"{fault.value}: {fault.meaning}" for fault in Fault),
     )

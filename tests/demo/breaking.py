@@ -21,7 +21,7 @@ def spoil(fault: Fault, tree: Path) -> None:
     files = [path for path in below if path.is_file() and not path.is_symlink()]
     match fault:
         case Fault.BYTES:
-            _flip_a_byte(max(files, key=lambda path: path.stat().st_size))
+            flip_a_byte(largest_file(tree))
         case Fault.FILE:
             _remove(next(path for path in files if path.suffix == ".json"))
         case Fault.MODE:
@@ -39,7 +39,15 @@ def spoil(fault: Fault, tree: Path) -> None:
             pass
 
 
-def _flip_a_byte(path: Path) -> None:
+def largest_file(tree: Path) -> Path:
+    """The file in which a flipped byte matters most."""
+    files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
+    return max(sorted(files), key=lambda path: path.stat().st_size)
+
+
+def flip_a_byte(path: Path) -> int:
+    """Change one bit in the middle as a disk would, without a trace in times; says where."""
+    status = path.stat()
     path.chmod(0o600)
     descriptor = os.open(path, os.O_RDWR)
     try:
@@ -48,7 +56,9 @@ def _flip_a_byte(path: Path) -> None:
         os.pwrite(descriptor, bytes([value ^ 0x01]), middle)
     finally:
         os.close(descriptor)
-    path.chmod(0o444)
+    path.chmod(stat.S_IMODE(status.st_mode))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return middle
 
 
 def _remove(path: Path) -> None:

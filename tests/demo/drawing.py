@@ -79,7 +79,7 @@ class Drawing:
     def _head(self, snapshot: Snapshot) -> RenderableType:
         head = Table.grid(Column(ratio=1), Column(justify="right"), expand=True)
         title = Text.assemble(
-            ("archid", "title"), ("  one script travels from central to a room", "quiet")
+            ("archid", "title"), ("  a film reaches its rooms, whatever happens", "quiet")
         )
         head.add_row(title, Text(seconds(snapshot.elapsed_s), "quiet"))
         return head
@@ -137,7 +137,7 @@ class Drawing:
         else:
             holds = Text("nothing" if view.running else "", "quiet")
         if not view.running:
-            fetches = Text(view.note or ("stopped" if view.site else ""), "quiet")
+            fetches = Text("stopped" if view.site or view.wanted_bytes else "", "quiet")
         elif view.rate_bytes_per_s >= 1000 and not view.complete:
             fetches = Text(figures.rate(view.rate_bytes_per_s), "running")
         elif view.active:

@@ -119,7 +119,7 @@ class _Lines:
         self._console.print(line, soft_wrap=True, markup=False)
 
 
-PICTURE_COLUMNS: Final = 88
+PICTURE_COLUMNS: Final = 100
 CHARACTER_WIDTH: Final = 12.2  # as rich counts it in its SVGs
 BLANK: Final = "\u00a0"
 PICTURE_THEME: Final = TerminalTheme(

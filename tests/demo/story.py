@@ -53,12 +53,17 @@ class NodeView:
     """Of script content coming in over the network."""
     sources: tuple[tuple[str, int], ...] = ()
     """Whom content came from and how many bytes, the most first."""
-    note: str = ""
-    """What else there is to say: asleep, switched, being asked."""
-    active: bool = False
-    """Whether it has switched to the release."""
+    sent: tuple[tuple[str, int], ...] = ()
+    """Whom content went to, by its own count, the most first."""
+    generation: int = 0
+    """Of the release that it has switched to; 0 before that."""
     problem: str = ""
     """Why it will not get there."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it has switched to the release."""
+        return self.generation > 0
 
     @property
     def complete(self) -> bool:

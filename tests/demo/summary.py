@@ -26,6 +26,10 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
 _ASKED: Final = _object(
     asker=_TEXT,
     peer=_TEXT,
@@ -79,8 +83,54 @@ SCHEMA: Final = _object(
         )
     ),
     refusals=_array(_ASKED),
-    answered={"anyOf": [_ASKED, {"type": "null"}]},
+    answered=_or_null(_ASKED),
     content_at_other=_COUNT,
+    sharing=_array(
+        _object(
+            node=_TEXT,
+            neighbour=_TEXT,
+            received_bytes=_COUNT,
+            sent_bytes=_COUNT,
+            whole_bytes=_COUNT,
+        )
+    ),
+    renewals=_array(
+        _object(
+            node=_TEXT,
+            received_bytes=_COUNT,
+            after_start_s={"type": "number"},
+            looks=_COUNT,
+            mixed=_COUNT,
+        )
+    ),
+    rot=_or_null(
+        _object(
+            node=_TEXT,
+            file=_TEXT,
+            refused=_TEXT,
+            alarm=_TEXT,
+            repaired={"type": "boolean"},
+            seconds=_NUMBER,
+        )
+    ),
+    orphaned=_or_null(
+        _object(
+            node=_TEXT,
+            central_pid=_COUNT,
+            by_source={"type": "object", "additionalProperties": _COUNT},
+            seconds=_NUMBER,
+            files=_COUNT,
+        )
+    ),
+    revoked=_or_null(
+        _object(
+            node=_TEXT,
+            size_bytes=_COUNT,
+            received_bytes=_COUNT,
+            seconds=_NUMBER,
+            reasons=_array(_TEXT),
+        )
+    ),
 )
 """JSON Schema of `Summary.to_json`."""
 
@@ -147,6 +197,71 @@ class Compared:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What a server had from its neighbour, as both count it."""
+
+    node: str
+    neighbour: str
+    received_bytes: int
+    sent_bytes: int
+    """By the neighbour's count."""
+    whole_bytes: int
+    """What the server had from everybody."""
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """How the second version came to one server."""
+
+    node: str
+    received_bytes: int
+    after_start_s: float
+    """When a reader saw it switch, by the set time."""
+    looks: int
+    mixed: int
+    """How many of them saw two versions at once."""
+
+
+@dataclass(frozen=True)
+class Rotted:
+    """What became of a flipped byte."""
+
+    node: str
+    file: str
+    refused: str
+    """With which code it was kept back."""
+    alarm: str
+    """What people were told."""
+    repaired: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Orphaned:
+    """A server that got all without central."""
+
+    node: str
+    central_pid: int
+    """The process that was killed."""
+    by_source: dict[str, int]
+    seconds: float
+    files: int
+
+
+@dataclass(frozen=True)
+class Revoked:
+    """A server that was cut off while it received."""
+
+    node: str
+    size_bytes: int
+    received_bytes: int
+    seconds: float
+    """From the beginning of the command until the last peer had cut it."""
+    reasons: list[str]
+    """What its peers tell it since."""
+
+
 @dataclass
 class Summary:
     """Filled while the demo runs; what was not reached stays empty."""
@@ -164,7 +279,12 @@ class Summary:
     answered: Asked | None = None
     """The same questions by a server that may ask them."""
     content_at_other: int = 0
-    """Files of scripts that lie at the other cinema's server."""
+    """Files of scripts that lie at the other cinema's servers."""
+    sharing: list[Shared] = field(default_factory=list)
+    renewals: list[Renewed] = field(default_factory=list)
+    rot: Rotted | None = None
+    orphaned: Orphaned | None = None
+    revoked: Revoked | None = None
     complete: bool = False
     """Whether the demo came to its end."""
 
@@ -201,4 +321,16 @@ class Summary:
             "refusals": [one.to_json() for one in self.refusals],
             "answered": self.answered.to_json() if self.answered else None,
             "content_at_other": self.content_at_other,
+            "sharing": [asdict(one) for one in self.sharing],
+            "renewals": [
+                {**asdict(one), "after_start_s": round(one.after_start_s, 4)}
+                for one in self.renewals
+            ],
+            "rot": _rounded(self.rot),
+            "orphaned": _rounded(self.orphaned),
+            "revoked": _rounded(self.revoked),
         }
+
+
+def _rounded(one: Rotted | Orphaned | Revoked | None) -> dict[str, Any] | None:
+    return None if one is None else {**asdict(one), "seconds": round(one.seconds, 3)}

@@ -1,7 +1,7 @@
 """Looks at every node over its control socket, a few times a second, each in a thread of its own.
 
 What is shown and what is waited for comes from here: how much a node holds, how fast content
-comes in and from whom, whether it has switched. Counters of connections that end are kept.
+comes in and from whom, whether it has switched. Counters of daemons that end are kept.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from tests.fleet.local import FleetNode
 
 LOOK_EVERY_S: Final = 0.2
 RATE_WINDOW_S: Final = 1.5
+
+_Counters = dict[tuple[str, int], int]
+"""By peer and the daemon's start: what an earlier life of a daemon counted counts, too."""
 
 Views = Mapping[str, NodeView]
 
@@ -88,14 +91,16 @@ class _Look:
         self.last = NodeView(node.name)
         self._node = node
         self._release = release
-        self._received: dict[tuple[str, int, str], int] = {}
+        self._received: _Counters = {}
+        self._given: _Counters = {}
         self._marks: deque[tuple[float, int]] = deque()
 
     def again(self) -> NodeView:
         """How it stands now. Raises ArchidError."""
         status = self._node.status()
         scripts = self._node.call("scripts")["scripts"]
-        sources = self._count(status)
+        sources = self._count(status, self._received, "content_received_bytes")
+        self._sent = self._count(status, self._given, "content_sent_bytes")
         wanted = sum(script["size_bytes"] for script in scripts)
         delivery = next((one for one in status["deliveries"] if one["name"] == self._release), None)
         if any(one["size_bytes"] is None for one in (delivery or {}).get("scripts", ())):
@@ -108,19 +113,20 @@ class _Look:
             wanted_bytes=wanted,
             rate_bytes_per_s=self._rate(sum(sources.values())),
             sources=tuple(sources.most_common()),
-            active=delivery is not None and delivery["state"] == "active",
+            sent=tuple(self._sent.most_common()),
+            generation=_active_generation(delivery),
             problem=_problem(delivery, status["now_s"]),
         )
         return self.last
 
-    def _count(self, status: dict[str, Any]) -> Counter[str]:
-        for peer in status["peers"]:
-            if received := peer.get("span_bytes_received"):
-                self._received[peer["name"], peer["since_s"], peer["address"]] = received
-        sources: Counter[str] = Counter()
-        for (name, _, _), received in self._received.items():
-            sources[name] += received
-        return sources
+    def _count(self, status: dict[str, Any], counters: _Counters, key: str) -> Counter[str]:
+        for node in status["traffic"]["nodes"]:
+            if amount := node[key]:
+                counters[node["name"], status["started_s"]] = amount
+        amounts: Counter[str] = Counter()
+        for (name, _), amount in counters.items():
+            amounts[name] += amount
+        return amounts
 
     def _rate(self, received_bytes: int) -> float:
         now = time.monotonic()
@@ -129,6 +135,10 @@ class _Look:
             self._marks.popleft()
         then, before = self._marks[0]
         return (received_bytes - before) / (now - then) if now > then else 0.0
+
+
+def _active_generation(delivery: dict[str, Any] | None) -> int:
+    return delivery["generation"] if delivery and delivery["state"] == "active" else 0
 
 
 def _problem(delivery: dict[str, Any] | None, now_s: int) -> str:

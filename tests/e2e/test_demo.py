@@ -14,12 +14,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Final
 
 import jsonschema
 import pytest
 
-from tests.demo.cast import NAMES, OTHER, REPO, ROOM, Fault
+from tests.demo.cast import LATE, NAMES, OTHERS, REPOS, REVOKED, ROOMS, ROTTEN, Fault
 from tests.demo.summary import SCHEMA
 
 pytestmark = pytest.mark.timeout(300)
@@ -31,9 +31,19 @@ SENTENCES = {
     Fault.MODE: "is not executable there",
     Fault.LINK: "points to elsewhere",
     Fault.FOLDER: "the folder stills is missing",
-    Fault.REFUSAL: f"gave {OTHER.name} what it may not have",
+    Fault.REFUSAL: f"gave {OTHERS[1].name} what it may not have",
     Fault.ACTIVATION: "has not switched to it: it starts on 2090-01-01",
+    Fault.SHARING: "neither had anything from the other",
+    Fault.DELTA: "for a change of 65.5 kB",
+    Fault.MIX: f"{ROOMS[1].name} played a mix of two versions",
+    Fault.ROT: f"{ROTTEN.name} answered {LATE.name}, which asked for the flipped byte",
+    Fault.REPAIR: "is not repaired",
+    Fault.CENTRAL: "central is still alive",
+    Fault.LATE: f"At {LATE.name} the file",
+    Fault.REVOKE: f"did not cut {REVOKED.name} off",
 }
+END_IT: Final = (Fault.ACTIVATION, Fault.CENTRAL)
+"""After these there is nothing more to see."""
 
 
 class Stage:
@@ -95,58 +105,85 @@ def test_a_demo_that_ends_well_has_observed_everything(stage: Stage) -> None:
     assert [node["name"] for node in summary["nodes"]] == list(NAMES)
     assert len({node["pid"] for node in summary["nodes"]}) == len(NAMES)
 
-    files = sum(script["files"] for script in summary["scripts"])
-    size_bytes = sum(script["size_bytes"] for script in summary["scripts"])
-    assert {one["kind"] for one in summary["scripts"]} == {"feature", "sas", "loop"}
+    first = [script for script in summary["scripts"] if script["version"] == 1]
+    files = sum(script["files"] for script in first)
+    size_bytes = sum(script["size_bytes"] for script in first)
+    assert {one["kind"] for one in first} == {"feature", "sas", "loop"}
 
-    members = [member.name for member in ROOM]
-    assert [one["node"] for one in summary["comparisons"]] == members
+    rooms = [member.name for member in ROOMS]
+    assert [one["node"] for one in summary["comparisons"]] == [*rooms, LATE.name]
     for one in summary["comparisons"]:
-        assert (one["files"], one["bytes"]) == (files, size_bytes)
+        assert one["files"] == files
         assert one["links"] == 3
         assert one["differences"] == []
+    assert {one["bytes"] for one in summary["comparisons"][:-1]} == {size_bytes}
 
     deliveries = {one["node"]: one for one in summary["deliveries"]}
-    assert deliveries.keys() == {*members, REPO.name}
+    assert deliveries.keys() == {*rooms, *(repo.name for repo in REPOS)}
     for one in deliveries.values():
         assert one["held_bytes"] == size_bytes
         assert sum(one["by_source"].values()) == one["received_bytes"] > 0.9 * size_bytes
 
-    assert [one["peer"] for one in summary["refusals"]] == ["central", REPO.name]
+    assert sum(one["received_bytes"] for one in summary["sharing"]) > 0
+    for one in summary["sharing"]:
+        assert one["received_bytes"] <= one["sent_bytes"]
+
+    asked = [one["peer"] for one in summary["refusals"]]
+    assert asked == ["central", *(repo.name for repo in REPOS), *rooms, OTHERS[0].name]
     for one in summary["refusals"]:
-        assert one["asker"] == OTHER.name
+        assert one["asker"] == OTHERS[1].name
         assert one["questions"] == one["refused"] == sum(one["codes"].values()) > 40
         assert one["payload_bytes"] == 0
     assert summary["answered"]["payload_bytes"] > 100_000
     assert summary["content_at_other"] == 0
+
+    assert [one["node"] for one in summary["renewals"]] == rooms
+    for one in summary["renewals"]:
+        assert 0 < one["received_bytes"] < size_bytes / 10
+        assert one["mixed"] == 0 < one["looks"]
+    assert (summary["rot"]["node"], summary["rot"]["repaired"]) == (ROTTEN.name, True)
+    assert "is damaged" in summary["rot"]["alarm"]
+    sources = summary["orphaned"]["by_source"]
+    assert "central" not in sources
+    assert sum(sources.values()) > 0.9 * size_bytes
+    revoked = summary["revoked"]
+    assert 0 < revoked["received_bytes"] < revoked["size_bytes"]
     assert not stage.folder.exists(), "a demo that is not kept leaves nothing"
 
 
-def test_what_is_not_equal_and_what_is_not_refused_makes_it_fail(stage: Stage) -> None:
-    code, summary = stage.play(*IN_THE_TREE, Fault.REFUSAL)
+@pytest.mark.long
+def test_whatever_is_not_as_it_should_be_makes_it_fail(stage: Stage) -> None:
+    """All at once but for those after which the others could not be seen."""
+    faults = [one for one in Fault if one not in (*END_IT, Fault.ROT)]
+    code, summary = stage.play(*faults)
     assert (code, summary["ok"]) == (1, False)
-    spoilt, whole = summary["comparisons"]
-    assert spoilt["node"] == ROOM[0].name
+    spoilt, *whole, late = summary["comparisons"]
+    assert spoilt["node"] == ROOMS[0].name
     assert len(spoilt["differences"]) == len(IN_THE_TREE)
     for fault in IN_THE_TREE:
         assert any(SENTENCES[fault] in one for one in spoilt["differences"]), fault
-    assert whole["differences"] == []
+    assert [one["differences"] for one in whole] == [[], []]
+    assert len(late["differences"]) == 1
+    for fault in faults:
+        if fault not in IN_THE_TREE:
+            assert any(SENTENCES[fault] in one for one in summary["failures"]), fault
     told = [one for one in summary["failures"] if SENTENCES[Fault.REFUSAL] in one]
-    assert [one.split()[0] for one in told] == ["central", REPO.name]
+    assert [one.split()[0] for one in told][:3] == ["central", *(repo.name for repo in REPOS)]
     assert any("that are not granted to its cinema" in one for one in summary["failures"])
 
 
-@pytest.mark.long
-def test_a_release_that_does_not_become_active_makes_it_fail(stage: Stage) -> None:
-    code, summary = stage.play(Fault.ACTIVATION)
+@pytest.mark.parametrize(
+    "fault", [Fault.ACTIVATION, pytest.param(Fault.CENTRAL, marks=pytest.mark.long)]
+)
+def test_what_leaves_nothing_more_to_see_ends_it(stage: Stage, fault: Fault) -> None:
+    code, summary = stage.play(fault)
     assert (code, summary["ok"]) == (1, False)
     [failure] = summary["failures"]
-    assert SENTENCES[Fault.ACTIVATION] in failure
-    assert summary["comparisons"] == []
+    assert SENTENCES[fault] in failure
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fault", [*IN_THE_TREE, Fault.REFUSAL])
+@pytest.mark.parametrize("fault", [one for one in Fault if one not in END_IT])
 def test_every_other_fault_alone_makes_it_fail(stage: Stage, fault: Fault) -> None:
     code, summary = stage.play(fault)
     assert (code, summary["ok"]) == (1, False)
@@ -172,7 +209,7 @@ def test_ctrl_c_stops_every_process_and_leaves_nothing(
     with stage.begin() as process:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("Start the fleet")
-        assert len(stage.processes()) > len(NAMES)
+        assert len(stage.processes()) >= len(NAMES), "one is off, and there is the demo itself"
         process.send_signal(number)
         out, err = process.communicate()
     assert process.returncode == 130, err

@@ -53,6 +53,11 @@ class DaemonProcess:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def returncode(self) -> int | None:
+        """How it ended: its exit code, or minus the signal; None while it runs."""
+        return None if self._process is None else self._process.poll()
+
     def launch(self) -> None:
         """Start without waiting; `log_path` is appended to, so that every life is in it."""
         assert not self.running, "already running"
