@@ -57,6 +57,7 @@ class Choice:
         holders."""
         if self.paused:
             self.look_at = None
+            self._board.site.idle(False, now)  # while it may not ask, it waits for nobody
             return self._withdraw_all()
         effects = self._fill(now)
         while self._board.site.siblings and self._board.site.idle(

@@ -109,7 +109,7 @@ def forged(token: str, **fields: Any) -> str:
 
 FORGED: dict[str, tuple[dict[str, Any], int, tuple[str, ...]]] = {
     "secret": ({"secret": bytes(32)}, 4, ("not made by this central", "copied whole")),
-    "id": ({"token_id": bytes(16)}, 4, ("not made by this central", "copied whole")),
+    "id": ({"token_id": bytes(range(16))}, 4, ("not made by this central", "copied whole")),
     "central": ({"central": NodeId(bytes(32))}, 8, ("another node", "nothing secret")),
 }
 

@@ -147,6 +147,7 @@ def test_a_central_from_an_older_backup_imports_what_it_missed_and_signs_above_i
         assert "head_forked" not in node.log.read_text()
 
 
+@pytest.mark.long
 def test_while_no_repo_answers_central_changes_nothing_and_says_what_to_do(
     fleet: LocalFleet, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_while_no_repo_answers_central_changes_nothing_and_says_what_to_do(
     assert serial(central) > before
 
 
+@pytest.mark.long
 def test_two_centrals_are_noticed_and_the_one_that_parted_stops_and_says_so(
     fleet: LocalFleet,
 ) -> None:

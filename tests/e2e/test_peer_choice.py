@@ -32,6 +32,7 @@ def join_repo(fleet: LocalFleet, name: str, **network: int) -> FleetNode:
     return repo
 
 
+@pytest.mark.long
 def test_a_server_keeps_to_few_holders_and_finds_others_when_these_are_killed(
     fleet: LocalFleet,
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_server_keeps_to_few_holders_and_finds_others_when_these_are_killed(
     assert all(peer["direction"] == "outbound" for peer in status["peers"])
 
 
+@pytest.mark.long
 def test_a_repo_that_is_full_sends_servers_elsewhere_and_still_takes_repos(
     fleet: LocalFleet,
 ) -> None:

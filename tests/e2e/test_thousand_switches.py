@@ -59,6 +59,7 @@ def test_a_thousand_switches_never_show_a_player_two_versions_at_once(room: Flee
     assert delivery["state"] == "active"
 
 
+@pytest.mark.long
 def test_the_same_player_sees_a_mix_when_links_are_moved_one_by_one(
     room: FleetNode, tmp_path: Path
 ) -> None:
