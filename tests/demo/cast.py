@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from tests.fleet.scripts import LOOP, SAS, ScriptShape
+from tests.fleet.scripts import FEATURE, LOOP, SAS, ScriptShape
 
 TITLE: Final = "aurora"
 """The film, and the name of the release."""
@@ -56,7 +56,7 @@ NAMES: Final = (CENTRAL, *(member.name for member in MEMBERS))
 SITES: Final = tuple(dict.fromkeys(member.site for member in (*ROOMS, LATE)))
 
 SHAPES: Final = {
-    "feature": ScriptShape(reels=6, panel_bytes=4_000_000, cues=60),
+    "feature": FEATURE,
     "sas": SAS,
     "loop": LOOP,
 }
@@ -67,7 +67,7 @@ SMALL_SHAPES: Final = {
 }
 NEXT: Final = "borealis"
 """The film that is on its way to a server when that is revoked."""
-NEXT_SHAPE: Final = ScriptShape(reels=2, panel_bytes=8_000_000, cues=20)
+NEXT_SHAPE: Final = ScriptShape(reels=1, panel_bytes=8_000_000, cues=20)
 SMALL_NEXT_SHAPE: Final = ScriptShape(reels=1, panel_bytes=5_000_000, cues=4)
 
 

@@ -73,7 +73,7 @@ class Stage:
         assert out, err
         summary: dict[str, Any] = json.loads(out)
         jsonschema.validate(summary, SCHEMA)
-        assert summary["errors_logged"] == 0, err
+        assert summary["errors_logged"] == 0, "\n".join([*summary["failures"], err])
         return process.returncode, summary
 
     def processes(self) -> list[int]:
