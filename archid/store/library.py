@@ -67,6 +67,7 @@ class Library:
         self._lock = threading.Lock()
         self._linking = threading.Lock()
         self._held: set[ManifestId] = set()
+        self._expected: set[ManifestId] = set()
         self._about: dict[ManifestId, About] = {}
         self.stagings = Stagings(paths)
         self.reserve = Reserve(lambda: self.available_bytes()[0] - self.keep_free_bytes)
@@ -113,7 +114,7 @@ class Library:
     def holds(self, manifest: ManifestId) -> bool:
         """Whether the whole tree is here."""
         with self._lock:
-            return manifest in self._held
+            return manifest in self._held or manifest in self._expected
 
     def lose(self, manifest: ManifestId) -> None:
         """Its manifest or a piece of it turned out to be missing: it is no longer held."""
@@ -263,6 +264,7 @@ class Library:
             log.error("index_unusable", why=error.sentence)
         with self._lock:
             self._held.add(manifest)
+            self._expected.discard(manifest)
         self.damage.clear(manifest)
 
     def look_again(self, manifest: ManifestId) -> None:
@@ -277,9 +279,12 @@ class Library:
                 self.on_loss()
 
     def expect(self, manifest: ManifestId) -> None:
-        """A tree that stands is about to be recorded: from now on nobody need fetch it."""
+        """A tree that stands is about to be recorded: from now on nobody need fetch it.
+
+        It counts as held without being listed, since its manifest is kept only when it is signed.
+        """
         with self._lock:
-            self._held.add(manifest)
+            self._expected.add(manifest)
 
     def retire(self, manifest: ManifestId) -> None:
         """A tree that nothing needs stops to be here, at once; `bury` frees its bytes.
@@ -310,6 +315,7 @@ class Library:
         """Take a tree away again that nobody was told of; raises StorageError."""
         with self._lock:
             self._held.discard(manifest)
+            self._expected.discard(manifest)
             self._about.pop(manifest, None)
         self._index.remove_tree_blocking(manifest)
         self.trees.remove(manifest)

@@ -123,6 +123,19 @@ def test_a_lost_index_is_built_again_from_the_trees(
         staging.close()
 
 
+def test_a_tree_that_is_being_recorded_is_held_before_its_manifest_is_kept(
+    library: Library, film: Version
+) -> None:
+    library.expect(film.manifest)
+    assert library.holds(film.manifest)
+    assert library.held_bytes() == 0
+    assert library.about(film.manifest) is None  # whoever looks now finds no fault, and no tree
+    assert library.holds(film.manifest)
+    assert library.held() == []
+    library.drop(film.manifest)
+    assert not library.holds(film.manifest)
+
+
 def test_an_index_that_fails_costs_work_and_nothing_else(
     library: Library, paths: StatePaths, film: Version, expected_errors: ErrorWatch
 ) -> None:
