@@ -112,6 +112,7 @@ def test_a_central_whose_disk_is_lost_comes_back_from_its_backup_and_the_repos(
     assert "to be kept elsewhere" not in central.log.read_text()
 
 
+@pytest.mark.long
 def test_a_backup_of_a_stopped_central_is_the_same_and_a_node_has_none(
     fleet: LocalFleet, tmp_path: Path
 ) -> None:

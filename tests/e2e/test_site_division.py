@@ -106,6 +106,7 @@ def replays(server: FleetNode) -> None:
     assert failed.value.code == 7
 
 
+@pytest.mark.long
 def test_two_servers_fetch_hardly_more_than_one_copy_over_their_line(cinema: Cinema) -> None:
     for line in cinema.lines:
         line.count_again()

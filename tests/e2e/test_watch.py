@@ -42,6 +42,7 @@ def wait_for(process: subprocess.Popen[str], wanted: dict[str, str]) -> dict[str
     raise AssertionError(f"{wanted} was never said")
 
 
+@pytest.mark.long
 def test_central_and_the_server_tell_the_switch_as_lines(fleet: LocalFleet) -> None:
     with watching(fleet.central, "--json") as central:
         wait_for(central, {"who": "lyon-1-salle", "what": "health", "after": "well"})
@@ -56,6 +57,7 @@ def test_central_and_the_server_tell_the_switch_as_lines(fleet: LocalFleet) -> N
         assert central.wait(30) == 0
 
 
+@pytest.mark.long
 def test_on_a_terminal_it_is_one_screen_that_q_ends(fleet: LocalFleet) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -79,6 +81,7 @@ def test_on_a_terminal_it_is_one_screen_that_q_ends(fleet: LocalFleet) -> None:
     os.close(ours)
 
 
+@pytest.mark.long
 def test_a_daemon_that_goes_away_is_said_and_its_return_too(fleet: LocalFleet) -> None:
     node = fleet.nodes["lyon-1-salle"]
     with watching(node, "--json") as process:

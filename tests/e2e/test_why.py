@@ -35,6 +35,7 @@ def why(fleet: LocalFleet, node: str, words: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_each_step_of_a_release_has_its_cause(fleet: LocalFleet) -> None:
     release_film(fleet, prefetch=FAR_AWAY, start=FAR_AWAY, sites='["lyon", "nice"]')
     early = why(fleet, "lyon-1-salle", "fetches film from 2097-01-01 00:00 UTC on")
