@@ -99,6 +99,15 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f"## {__version__}" in (HERE / "CHANGELOG.md").read_text()
 
 
+def test_decisions_are_numbered_without_gaps_and_each_says_context_options_and_choice() -> None:
+    entries = re.split(r"(?m)^## ", (HERE / "DECISIONS.md").read_text())[1:]
+    assert len(entries) > 30
+    for number, entry in enumerate(entries, start=1):
+        assert entry.startswith(f"{number}. "), entry.splitlines()[0]
+        said = " ".join(entry.split())
+        assert re.search(r"\*\*Context\.\*\* .+\*\*Options\.\*\* .+\*\*Choice\.\*\* .+", said), entry
+
+
 def bootstrap_in(folder: Path, path: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a copy of .ci/bootstrap that finds nothing but what is on `path`."""
     (folder / ".ci").mkdir()
