@@ -105,7 +105,8 @@ def test_decisions_are_numbered_without_gaps_and_each_says_context_options_and_c
     for number, entry in enumerate(entries, start=1):
         assert entry.startswith(f"{number}. "), entry.splitlines()[0]
         said = " ".join(entry.split())
-        assert re.search(r"\*\*Context\.\*\* .+\*\*Options\.\*\* .+\*\*Choice\.\*\* .+", said), entry
+        form = r"\*\*Context\.\*\* .+\*\*Options\.\*\* .+\*\*Choice\.\*\* .+"
+        assert re.search(form, said), entry
 
 
 def bootstrap_in(folder: Path, path: str, **environment: str) -> subprocess.CompletedProcess[str]:
