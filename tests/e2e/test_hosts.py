@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import pytest
 
-from tests.fleet.hosts import PORT, Cinema, internet, namespaces
+from tests.fleet.hosts import PORT, Cinema, internet, require_tools
+from tests.fleet.lines import LineShape
 from tests.fleet.local import FleetNode, LocalFleet
-from tests.fleet.process import in_namespace
+from tests.fleet.namespaces import in_namespace, namespaces
 from tests.fleet.scripts import LOOP, ScriptShape, write_script
 from tests.fleet.watched import watched_fleet
 
@@ -55,11 +56,12 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    require_tools()
     with internet() as net, watched_fleet(tmp_path_factory.mktemp("hosts")) as fleet:
         central, repo = net.host(addresses=2)
         cinemas = {
-            "slow": net.cinema(rate="20mbit"),
-            "hidden": net.cinema(rate="50mbit", nat=True),
+            "slow": net.cinema(shape=LineShape("20mbit")),
+            "hidden": net.cinema(shape=LineShape("50mbit"), nat=True),
             "fast": net.cinema(),
         }
         fleet.found(host=central)
@@ -166,6 +168,7 @@ def can_connect(node: FleetNode, address: str) -> bool:
 
 
 def test_networks_go_with_their_block_whatever_happens_in_it() -> None:
+    require_tools()
     made: set[str] = set()
     with pytest.raises(RuntimeError, match="as it may happen"):
         fail_in_the_middle(made)
@@ -175,7 +178,7 @@ def test_networks_go_with_their_block_whatever_happens_in_it() -> None:
 
 def fail_in_the_middle(made: set[str]) -> None:
     with internet() as net:
-        cinema = net.cinema(nat=True, rate="1mbit")
+        cinema = net.cinema(nat=True, shape=LineShape("1mbit"))
         server, [host] = cinema.host(), net.host()
         made |= {server.namespace, host.namespace, cinema.router, net.core}
         assert made <= set(namespaces())

@@ -23,7 +23,8 @@ from typing import Any
 from archid.control.client import ControlClient
 from archid.errors import ArchidError
 from tests.fleet.hosts import Host
-from tests.fleet.process import DaemonProcess, in_namespace
+from tests.fleet.namespaces import in_namespace
+from tests.fleet.process import DaemonProcess
 
 PASSPHRASE = "a passphrase for a fleet of tests"
 EVENT_TIMEOUT_S = 60.0

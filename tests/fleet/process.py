@@ -14,13 +14,10 @@ import sys
 import time
 from pathlib import Path
 
+from tests.fleet.namespaces import in_namespace
+
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
-
-
-def in_namespace(namespace: str | None) -> list[str]:
-    """What is put before a command for it to run in a network namespace."""
-    return ["ip", "netns", "exec", namespace] if namespace else []
 
 
 class DaemonFailed(AssertionError):
