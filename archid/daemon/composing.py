@@ -39,6 +39,7 @@ from archid.log import configure, get_logger
 from archid.net.dialer import Dialer
 from archid.net.join_server import JoinServer
 from archid.net.listener import Listener, open_listener
+from archid.net.pacing import Pacing
 from archid.net.peer import Peer
 from archid.net.settings import DialerSettings, ListenerSettings, PeerSettings
 from archid.net.switchboard import Switchboard
@@ -103,7 +104,7 @@ class Node:
             journal=state.journal,
             events=self.events,
             proof_for=self.leaf.proof_for,
-            site=lambda: self.leaf.facts.site if self.leaf.facts else "",
+            site=self._site,
             plan_logs=PlanLogs(state.paths.fetch_plans if config.log.fetch_plans else None),
         )
         self.healing = Healing(
@@ -188,6 +189,7 @@ class Node:
             states=self.states,
             on_admitted=self._central.on_admitted if self._central else _nothing,
         )
+        self.pacing = Pacing(self._site)
         settings = PeerSettings()
         joining = JoinServer(
             doorkeeper=self._doorkeeper,
@@ -203,6 +205,7 @@ class Node:
             session=self._links.session,
             newcomer=joining.serve,
             now=time.time,
+            pacing=self.pacing,
         )
         self._peer_choice = PeerChoice(
             node,
@@ -340,6 +343,9 @@ class Node:
     def _rest(self) -> None:
         self._state.trees.release_idle(time.time())
         give_back_memory()
+
+    def _site(self) -> str:
+        return self.leaf.facts.site if self.leaf.facts else ""
 
     def _advertised(self) -> tuple[Address, ...]:
         network = self._config.network

@@ -46,6 +46,16 @@ class Outbox:
             async with self._turn:
                 await self.wait_until_below(self._limit_bytes)
 
+    async def wait_for_bulk_room(self) -> None:
+        """The same for content, which under a limit of this node queues little.
+
+        What is told and asked meanwhile then waits behind one span and not behind several.
+        """
+        await self.wait_for_room()
+        most_bytes = self._stream.pacer_out.queue_bytes
+        if most_bytes is not None:
+            await self.wait_until_below(most_bytes)
+
     async def wait_until_below(self, size_bytes: int) -> None:
         """Return when less than `size_bytes` are queued, or nothing will be sent any more."""
         while self.queued_bytes >= size_bytes and not self._finished:

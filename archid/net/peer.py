@@ -224,7 +224,10 @@ class Peer(Pump):
 
         An answer to a request that the peer has cancelled is not sent.
         """
-        await self.outbox.wait_for_room()
+        if isinstance(message, SpanAnswer):
+            await self.outbox.wait_for_bulk_room()
+        else:
+            await self.outbox.wait_for_room()
         cancelled = message.request in self._cancelled
         self._cancelled.discard(message.request)
         if isinstance(message, SpanAnswer) and not cancelled:

@@ -16,6 +16,7 @@ import trio
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost, PeerRefused, TlsRefused
 from archid.net.outbox import Outbox
+from archid.net.pacing import Pacer
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
 from protocol.connection import Connection
@@ -38,6 +39,8 @@ class Pump:
         self.connection = connection
         self.settings = settings
         self.outbox = Outbox(stream, settings.outbox_bytes)
+        self.pacer_out, self.pacer_in = stream.pacer_out, stream.pacer_in
+        self._taken_in_bytes = 0
         self._reader_done = trio.Event()
         self._waits_since: float | None = None
         self._trusted = False
@@ -54,6 +57,12 @@ class Pump:
 
     def on_end(self) -> None:
         """The connection has ended: wake everybody who waits for something from it."""
+
+    def pace(self, out: Pacer, into: Pacer) -> None:
+        """Keep to these limits from now on."""
+        self.pacer_out = self.stream.pacer_out = out
+        self.pacer_in = self.stream.pacer_in = into
+        self._taken_in_bytes = self.stream.wire_bytes_received
 
     # Sending
 
@@ -101,6 +110,7 @@ class Pump:
         try:
             while self.connection.state is not State.CLOSED:
                 await self.outbox.wait_until_below(self._pause_bytes)
+                await self._wait_for_turn()
                 self._waits_since = trio.current_time()
                 data = await self.stream.receive()
                 self._waits_since = None
@@ -118,6 +128,13 @@ class Pump:
             self._reader_done.set()
             self.outbox.drop()
             self.stream.close()
+
+    async def _wait_for_turn(self) -> None:
+        """What was read counts now; TCP slows the other end down meanwhile."""
+        received = self.stream.wire_bytes_received
+        size_bytes, self._taken_in_bytes = received - self._taken_in_bytes, received
+        if not self.pacer_in.unlimited:
+            await self.pacer_in.take(size_bytes)
 
     @property
     def _pause_bytes(self) -> int:
@@ -167,7 +184,8 @@ class Pump:
         while not self.closed.is_set():
             now = trio.current_time()
             heard_at = now if self._waits_since is None else self._waits_since
-            moved = self.stream.wire_bytes_sent > sent_bytes
+            # Who waits for its turn under a limit of this node is not stuck.
+            moved = self.stream.wire_bytes_sent > sent_bytes or bool(self.pacer_out.waiting)
             sent_bytes = self.stream.wire_bytes_sent
             if moved or not self.outbox.queued_bytes:
                 moved_at = now

@@ -20,6 +20,7 @@ from archid.net.admission import open_peer
 from archid.net.certificates import node_of
 from archid.net.doorkeeper import Doorkeeper
 from archid.net.errors import AlreadyConnected, PeerLost, TlsRefused
+from archid.net.pacing import Pacing
 from archid.net.peer import Peer
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
@@ -51,6 +52,7 @@ class Switchboard:
         session: Session,
         newcomer: Newcomer,
         now: Callable[[], float],
+        pacing: Pacing | None = None,
     ) -> None:
         self._own = own
         self._doorkeeper = doorkeeper
@@ -59,6 +61,7 @@ class Switchboard:
         self._session = session
         self._newcomer = newcomer
         self._now = now
+        self._pacing = pacing or Pacing()
         self._peers: dict[NodeId, Peer] = {}
         self._dialling: set[NodeId] = set()
         self.book = TrafficBook()
@@ -145,7 +148,8 @@ class Switchboard:
             stream, self._doorkeeper, self._settings, side=side, now=self._now
         ) as peer:
             on_proven()
-            with self._registered(peer):
+            with self._pacing.peer(peer.facts) as pacers, self._registered(peer):
+                peer.pace(*pacers)
                 _log.debug("peer_connected", peer=peer.facts.name, remote=peer.remote)
                 try:
                     await self._session(peer)

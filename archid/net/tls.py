@@ -19,6 +19,7 @@ import trio
 
 from archid.net.batches import BATCH_BYTES, RECORD_BYTES, batches
 from archid.net.errors import PeerLost, TlsRefused
+from archid.net.pacing import Pacer
 from archid.net.tls_contexts import ALPN, client_context, joining_context, server_context
 from protocol.frames import Buffer
 
@@ -81,6 +82,8 @@ class TLSStream:
         self._send_broken = False
         self.wire_bytes_received = 0
         self.wire_bytes_sent = 0
+        self.pacer_out = self.pacer_in = Pacer()
+        """Whose limits hold; before anybody has proven who it is, none."""
 
     @property
     def remote(self) -> str:
@@ -175,7 +178,8 @@ class TLSStream:
                 plaintext = self._decrypt()
                 if plaintext or self._ended:
                     return plaintext
-            count, waited = await self._fill(BATCH_BYTES)
+            limit = self.pacer_in
+            count, waited = await self._fill(BATCH_BYTES if limit.unlimited else limit.slice_bytes)
             yielded = yielded or waited
             if not count:
                 self._incoming.write_eof()
@@ -241,16 +245,22 @@ class TLSStream:
         """Hand all that OpenSSL produced to the kernel."""
         while self._outgoing.pending:
             data = memoryview(self._outgoing.read())
+            allowed = 0
             while data:
+                limit = self.pacer_out
+                if not (allowed or limit.unlimited):
+                    allowed = min(len(data), limit.slice_bytes)
+                    await limit.take(allowed)
                 self._check_open()
                 try:
-                    sent = self._socket.send(data)
+                    sent = self._socket.send(data[:allowed] if allowed else data)
                 except BlockingIOError:
                     await self._wait(trio.lowlevel.wait_writable)
                 except OSError as error:
                     raise self._lost(error) from error
                 else:
                     self.wire_bytes_sent += sent
+                    allowed = max(0, allowed - sent)
                     data = data[sent:]
                     if data:
                         await trio.lowlevel.checkpoint()

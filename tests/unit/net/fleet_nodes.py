@@ -128,7 +128,10 @@ Body = Callable[[Peer], Awaitable[None]]
 
 @asynccontextmanager
 async def connected(
-    one: Node, two: Node, settings: PeerSettings = SETTINGS
+    one: Node,
+    two: Node,
+    settings: PeerSettings = SETTINGS,
+    server_settings: PeerSettings | None = None,
 ) -> AsyncIterator[tuple[Peer, Peer]]:
     """`one` has dialled `two`; both are admitted."""
     left, right = await tcp_pair()
@@ -140,8 +143,9 @@ async def connected(
 
     async def hold(name: str, stream: TLSStream, node: Node, side: Side) -> None:
         await stream.do_handshake()
+        held = (server_settings or settings) if side is Side.SERVER else settings
         async with open_peer(
-            stream, node.doorkeeper, settings, side=side, now=lambda: float(NOW_S)
+            stream, node.doorkeeper, held, side=side, now=lambda: float(NOW_S)
         ) as peer:
             peers[name] = peer
             ready[name].set()
