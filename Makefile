@@ -3,6 +3,7 @@
 PY := .venv/bin/python
 # The files of tests are shared out among the cores; each has its own folders, ports and hosts.
 SIDE_BY_SIDE := -n auto --dist loadfile
+BENCH_PEERS := syncthing rsync nginx-light casync curl openssl openssh-client openssh-server iproute2 nftables
 
 .PHONY: help demo install uninstall test test-long lint format bench bench-peers lock lock-check venv clean
 
@@ -38,11 +39,13 @@ format: venv ## bring the code into the project's style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: venv ## measure; figures go to bench/results/last.json; BENCH_ARGS="pair --size 2GiB"
-	$(PY) -m bench --json bench/results/last.json $(BENCH_ARGS)
+bench: ## measure, into bench/results/; BENCH_ARGS="pair --full" for one, and the sizes of the goals
+	@.ci/bootstrap bench
+	$(PY) -m bench --results bench/results $(BENCH_ARGS)
 
-bench-peers: ## install what archid is measured beside (Debian, as root)
-	apt-get install -y --no-install-recommends syncthing
+bench-peers: ## install what archid is measured beside (Debian, as root; libtorrent into .venv)
+	apt-get install -y --no-install-recommends $(BENCH_PEERS)
+	@.ci/bootstrap bench
 
 lock: venv ## make the locks again after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer versions
 	.ci/locks write $(LOCK_ARGS)

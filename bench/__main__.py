@@ -1,4 +1,7 @@
-"""``python -m bench NAME...``: runs benchmarks, prints their tables, and keeps the figures."""
+"""``python -m bench NAME...``: runs benchmarks, prints their tables, and keeps the figures.
+
+``python -m bench compare A B`` runs nothing: it shows what became slower between two commits.
+"""
 
 from __future__ import annotations
 
@@ -7,116 +10,143 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from archid.quantities import parse_size
 from archid.store.tree_folder import remove_tree
-from bench import idle, ingest, pair, tls_stream
-from bench.inputs import InputShape
+from bench import comparing, delta, history, idle, ingest, pair, responsive, results, tls_stream
+from bench.benchmark import Benchmark, Outcome
 from bench.measuring import describe_machine
 from bench.peers import PEERS
 from bench.transfer import TransferFailed
-from tests.fleet.scripts import FEATURE
-
-SMALL_FILE_BYTES: Final = 16 * 1024
 
 
-def _pair(base: Path, args: argparse.Namespace) -> dict[str, Any]:
-    return _transfers(base, InputShape(1, args.size), args)
-
-
-def _small(base: Path, args: argparse.Namespace) -> dict[str, Any]:
-    return _transfers(base, InputShape(args.files, SMALL_FILE_BYTES), args)
-
-
-def _transfers(base: Path, shape: InputShape, args: argparse.Namespace) -> dict[str, Any]:
-    figures = pair.summary(pair.run(base, shape, peers=args.peers, rounds=args.rounds), shape)
-    print(*pair.report(figures, shape), sep="\n")
-    return {"shape": asdict(shape), "programs": figures}
-
-
-def _idle(base: Path, args: argparse.Namespace) -> dict[str, Any]:
-    found = idle.run(base, FEATURE, peers=args.peers)
-    print(*idle.report(found), sep="\n")
-    return {name: None if one is None else asdict(one) for name, one in found.items()}
-
-
-def _ingest(base: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _ingest(base: Path, args: argparse.Namespace) -> Outcome:
     kept = base / "ingest.json"
     ingest.main(
-        ["--files", str(args.files), "--rounds", str(args.rounds), "--folder", str(base),
-         "--json", str(kept)]
+        ["--files", str(args.files or 20_000), "--rounds", str(args.rounds or 3),
+         "--folder", str(base), "--json", str(kept)]
     )  # fmt: skip
-    figures: dict[str, Any] = json.loads(kept.read_text())
-    return figures
+    return Outcome(json.loads(kept.read_text()), [])
 
 
-def _tls_stream(base: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _tls_stream(base: Path, args: argparse.Namespace) -> Outcome:
     del base
-    return tls_stream.main(["--mib", str(args.size >> 20), "--rounds", str(args.rounds)])
+    mib = (args.size or 512 << 20) >> 20
+    return Outcome(tls_stream.main(["--mib", str(mib), "--rounds", str(args.rounds or 3)]), [])
 
 
-BENCHMARKS: Final[
-    Mapping[str, tuple[Callable[[Path, argparse.Namespace], dict[str, Any]], str]]
-] = {
-    "pair": (_pair, "one large file from one node to another"),
-    "small": (_small, "many files of 16 KiB from one node to another"),
-    "ingest": (_ingest, "publishing, against chunking and hashing alone"),
-    "idle": (_idle, "memory, CPU and wake-ups of a server at rest"),
-    "tls-stream": (_tls_stream, "bytes through TLS alone"),
+BENCHMARKS: Final[Mapping[str, Benchmark]] = {
+    "pair": Benchmark("one large file from one node to another", pair.pair),
+    "small": Benchmark("many files of 16 KiB from one node to another", pair.small),
+    "delta": Benchmark("a new version to a node that holds the one before", delta.benchmark),
+    "responsive": Benchmark("control commands during a transfer", responsive.benchmark),
+    "ingest": Benchmark("publishing, against chunking and hashing alone", _ingest),
+    "idle": Benchmark("memory, CPU, wake-ups and packets of a server at rest", idle.benchmark),
+    "tls-stream": Benchmark("bytes through TLS alone", _tls_stream),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; returns 1 when a program under test failed."""
-    args = _parse(arguments)
-    results: dict[str, Any] = {"machine": describe_machine(), "benchmarks": {}}
-    print(results["machine"])
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["compare"]:
+        return _compare(words[1:])
+    args = _parse(words)
+    machine, commit = describe_machine(), history.commit_id()
+    found: dict[str, Any] = {
+        "machine": machine,
+        "commit": commit,
+        "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "full": args.full,
+        "benchmarks": {},
+    }
+    print(f"{found['at']}, {machine}, commit {commit}")
     failed = False
     for name in args.names or BENCHMARKS:
         print(f"\n## {name}\n", flush=True)
         base = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=args.folder))
         try:
-            results["benchmarks"][name] = BENCHMARKS[name][0](base, args)
+            outcome = BENCHMARKS[name].run(base, args)
         except TransferFailed as error:
             failed = True
             print(f"{name} failed: {error}\nIts files are left in {base}", file=sys.stderr)
-        else:
-            remove_tree(base)
+            continue
+        remove_tree(base)
+        print(*outcome.tables, sep="\n\n", flush=True)
+        found["benchmarks"][name] = outcome.figures
+        history.append(args.history, machine, commit, name, outcome.figures)
+        if args.results:
+            results.keep(args.results, name, BENCHMARKS[name].what, outcome, found)
         if args.json:
-            _keep(results, args.json)
+            _keep(found, args.json)
+    if args.results:
+        print(f"\n{results.write_page(args.results, list(BENCHMARKS))}")
     return int(failed)
 
 
-def _keep(results: Mapping[str, Any], path: Path) -> None:
+def _compare(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench compare",
+        description="What became slower from commit A to commit B, by the newest runs of both"
+        " of the same size on the same machine. Ends with 1 if something did.",
+    )
+    parser.add_argument("before", metavar="A")
+    parser.add_argument("after", metavar="B")
+    parser.add_argument("--history", type=Path, default=history.DEFAULT)
+    args = parser.parse_args(words)
+    commits = []
+    for name in (args.before, args.after):
+        bare = name.rstrip(history.CHANGED)
+        commit = (history.resolve_commit(bare) or bare) + name[len(bare) :]
+        if not history.of_commit(args.history, commit):
+            parser.error(
+                f"{args.history} has no run of {name}; check it out and run: python -m bench"
+            )
+        commits.append(commit)
+    found = list(comparing.compare(args.history, *commits))
+    if not found:
+        parser.error("they have no benchmark of the same size on the same machine in common")
+    print(*comparing.report(found, *commits), sep="\n")
+    return int(any(change.is_worse for change in found))
+
+
+def _keep(found: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(json.dumps(results, indent=1) + "\n")
+    fresh.write_text(json.dumps(found, indent=1) + "\n")
     fresh.replace(path)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    listing = "\n".join(f"  {name:12}{what}" for name, (_, what) in BENCHMARKS.items())
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    listing = "\n".join(f"  {name:12}{one.what}" for name, one in BENCHMARKS.items())
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description=f"Benchmarks of archid beside its peers; all of them unless some are named:\n"
+        usage="%(prog)s [NAME ...] [options]\n       %(prog)s compare A B",
+        description="Benchmarks of archid beside its peers; all of them unless some are named:\n"
         f"{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to run")
     parser.add_argument("--peers", type=_peers, default=tuple(PEERS), help=",".join(PEERS))
-    parser.add_argument("--size", type=parse_size, default=512 << 20, help="of pair: 2GiB")
-    parser.add_argument("--files", type=int, default=20_000, help="of small and ingest")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--full", action="store_true", help="the sizes that goals are set for; else all end soon"
+    )
+    parser.add_argument("--size", type=parse_size, help="of large files: 2GiB")
+    parser.add_argument("--files", type=int, help="how many small files")
+    parser.add_argument("--rounds", type=int, help="how often each is measured, 3 unless told")
     parser.add_argument("--folder", type=Path, help="where the files under test go")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--results", type=Path, help="also write tables and pictures here")
+    parser.add_argument("--history", type=Path, default=history.DEFAULT, help="is appended to")
     args = parser.parse_args(arguments)
     if unknown := set(args.names) - BENCHMARKS.keys():
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
-    if args.rounds < 1 or args.files < 2 or args.size < 1 << 20:
+    asked = [(args.rounds, 1), (args.files, 2), (args.size, 1 << 20)]
+    if any(value is not None and value < least for value, least in asked):
         parser.error("at least 1 round, 2 files and 1MiB")
     args.folder = args.folder or _roomiest()
     return args

@@ -16,6 +16,7 @@ from typing import Any, Final
 from archid.control.client import ControlClient
 from archid.errors import ArchidError
 from bench.measuring import ProcessMeter
+from bench.network import Network
 from bench.transfer import Transfer, TransferFailed
 from tests.fleet.local import FleetNode, LocalFleet, local_fleet
 
@@ -32,27 +33,24 @@ class ArchidPair:
 
     name = "archid"
 
-    def __init__(self, fleet: LocalFleet, source: Path) -> None:
+    def __init__(self, fleet: LocalFleet, source: Path, network: Network) -> None:
         self._fleet = fleet
-        self._rounds = 0
-        fleet.found()
+        self._hosts = 1
+        self._versions: dict[Path, dict[str, Any]] = {}
+        self.network = network
+        self.central = fleet.found(host=network.host(self._hosts))
         for kind in ("sas", "loop"):
             # A release has all three; these two hold one byte each.
-            fleet.publish(_one_byte(fleet.base / kind), f"bench-{kind}", kind)
-        begin = time.perf_counter()
-        self.published: dict[str, Any] = fleet.publish(source, "bench-feature", "feature")
-        self.publish_s = time.perf_counter() - begin
-
-    @property
-    def size_bytes(self) -> int:
-        return int(self.published["size_bytes"])
+            fleet.publish(one_byte(fleet.base / kind), f"bench-{kind}", kind)
+        self.publish_s = self.change(source)
 
     @contextmanager
     def ready(self) -> Iterator[FleetNode]:
         """A server that has joined, runs and holds nothing; it is removed afterwards."""
-        self._rounds += 1
-        name = f"room-{self._rounds}"
-        node = self._fleet.join(name, "ice", site="lyon", room=str(self._rounds), kind="salle")
+        self._hosts += 1
+        name, host = f"room-{self._hosts}", self.network.host(self._hosts)
+        room = str(self._hosts)
+        node = self._fleet.join(name, "ice", site="lyon", room=room, kind="salle", host=host)
         node.wait(lambda status: bool(status["peers"]), what="being connected")
         # When something fails its files stay, with the log, and the fleet stops it.
         yield node
@@ -62,7 +60,7 @@ class ArchidPair:
 
     def transfer(self, node: FleetNode) -> Transfer:
         """Grant the script to the server and follow it until the tree stands."""
-        source, destination = (ProcessMeter(one.process.pid) for one in (self._fleet.central, node))
+        source, destination = (ProcessMeter(one.process.pid) for one in (self.central, node))
         manifest = self.published["manifest"]
         with ControlClient(node.socket).start("events.subscribe", {"prefixes": []}) as events:
             events.limit_silence(SILENCE_S)
@@ -88,33 +86,43 @@ class ArchidPair:
         """Where the files came to stand."""
         return Path(node.state / "trees" / str(self.published["manifest"]))
 
+    def change(self, source: Path) -> float:
+        """Publish it as the next version, or go back to the one that it was published as."""
+        began = time.perf_counter()
+        if source not in self._versions:
+            self._versions[source] = self._fleet.publish(source, "bench-feature", "feature")
+        self.published = self._versions[source]
+        return time.perf_counter() - began
+
     def _apply(self, node: str) -> None:
         """Over the control socket: the command's own start would run beside the transfer."""
         definition = "\n".join(
             [
                 f'name = "{node}"',
-                *(f'{kind} = "bench-{kind}"' for kind in ("feature", "sas", "loop")),
+                f'feature = "bench-feature@{self.published["version"]}"',
+                *(f'{kind} = "bench-{kind}"' for kind in ("sas", "loop")),
                 *(f"{key} = {value}" for key, value in TIMES.items()),
                 "[targets]",
                 f'nodes = ["{node}"]',
             ]
         )
         try:
-            self._fleet.central.call(
+            self.central.call(
                 "release.apply", definition=definition, filename="bench.toml", sign=True, plan=None
             )
         except ArchidError as error:
             raise TransferFailed(error.sentence) from error
 
 
-def _one_byte(folder: Path) -> Path:
+def one_byte(folder: Path) -> Path:
+    """The smallest script there can be; a release has one of each kind."""
     folder.mkdir()
     (folder / "empty.led").write_bytes(b".")
     return folder
 
 
 @contextmanager
-def archid_pair(base: Path, source: Path) -> Iterator[ArchidPair]:
+def archid_pair(base: Path, source: Path, network: Network) -> Iterator[ArchidPair]:
     """Central with `source` published; everything is stopped with the block."""
     with local_fleet(base) as fleet:
-        yield ArchidPair(fleet, source)
+        yield ArchidPair(fleet, source, network)

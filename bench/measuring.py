@@ -10,6 +10,9 @@ import mmap
 import os
 import platform
 import statistics
+import subprocess
+import tempfile
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -19,6 +22,7 @@ from typing import Final
 
 PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+SAMPLE_S: Final = 0.05
 _RESET_PEAK: Final = "5"
 """Written to clear_refs, see proc(5): forget the peak of the resident set."""
 
@@ -40,6 +44,22 @@ class Spread:
         """`8.1 (7.9 to 8.4)`."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
+    def short(self) -> str:
+        """The same with three digits that count, and no range where there is none."""
+        text = significant(self.median)
+        if self.low == self.high:
+            return text
+        return f"{text} ({significant(self.low)} to {significant(self.high)})"
+
+
+def significant(value: float) -> str:
+    """Three digits that count: `1,234`, `12.3`, `0.0123`."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if abs(value) >= 10:
+        return f"{value:.1f}"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}"
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -50,31 +70,74 @@ class Usage:
 
 
 class ProcessMeter:
-    """CPU seconds and peak memory of a process and its children from now on."""
+    """CPU seconds and peak memory of a process and its children from now on.
+
+    Children that end meanwhile count: their CPU time is their parent's once it has waited for
+    them, and memory is looked at twenty times a second.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._begin_s = self._cpu_s()
-        for member in _family(pid):
+        self._peak_kib = 0
+        for member in family(pid):
             with suppress(OSError):
                 Path(f"/proc/{member}/clear_refs").write_text(_RESET_PEAK)
+        self._ended = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self._sampler.start()
 
     def read(self) -> Usage:
-        """Used since this meter was made; the process must still run."""
-        peak = sum(_status_kib(member, "VmHWM") for member in _family(self._pid))
-        return Usage(self._cpu_s() - self._begin_s, peak * 1024 / 1e6)
+        """Used since this meter was made; the process must still run, or be waited for after."""
+        self._ended.set()
+        self._sampler.join()
+        self._look()
+        return Usage(self._cpu_s() - self._begin_s, self._peak_kib * 1024 / 1e6)
+
+    def _sample(self) -> None:
+        while not self._ended.wait(SAMPLE_S):
+            self._look()
+
+    def _look(self) -> None:
+        total = sum(_status_kib(member, "VmHWM") for member in family(self._pid))
+        self._peak_kib = max(self._peak_kib, total)
 
     def _cpu_s(self) -> float:
         total = 0
-        for member in _family(self._pid):
-            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
-            total += int(fields[11]) + int(fields[12])
+        for member in family(self._pid):
+            with suppress(OSError):
+                fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+                total += sum(map(int, fields[11:15]))  # own and of children that were waited for
         return total / TICKS_PER_S
+
+
+def run_metered(words: Sequence[str], *, cwd: Path | None = None) -> tuple[Usage, float]:
+    """Run a command to its end: what it used, and the seconds it took.
+
+    Raises subprocess.CalledProcessError, with what it printed, unless it ends with 0.
+    """
+    began = time.perf_counter()
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(words, cwd=cwd, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as run,
+    ):
+        meter = ProcessMeter(run.pid)
+        os.waitid(os.P_PID, run.pid, os.WEXITED | os.WNOWAIT)
+        seconds = time.perf_counter() - began
+        peak = meter.read().peak_mb
+        _, status, used = os.wait4(run.pid, 0)
+        run.returncode = os.waitstatus_to_exitcode(status)
+        if run.returncode:
+            said.seek(0)
+            raise subprocess.CalledProcessError(run.returncode, list(words), said.read()[-2000:])
+    # The kernel's own peak may be that of the process that started it.
+    peak = peak or used.ru_maxrss * 1024 / 1e6
+    return Usage(used.ru_utime + used.ru_stime, peak), seconds
 
 
 def resident_mb(pid: int) -> float:
     """What the process and its children have in memory now."""
-    return sum(_status_kib(member, "VmRSS") for member in _family(pid)) * 1024 / 1e6
+    return sum(_status_kib(member, "VmRSS") for member in family(pid)) * 1024 / 1e6
 
 
 def family_switches(pid: int) -> int:
@@ -83,7 +146,7 @@ def family_switches(pid: int) -> int:
     Threads that have ended are not counted, so it may seem to go backwards while they do.
     """
     total = 0
-    for member in _family(pid):
+    for member in family(pid):
         for task in Path(f"/proc/{member}/task").iterdir():
             with suppress(OSError):
                 for line in (task / "status").read_text().splitlines():
@@ -113,7 +176,7 @@ def warm_files(folder: Path) -> None:
 
 
 def describe_machine() -> str:
-    """One line for tables: when and on what a figure was measured."""
+    """One line for tables: on what a figure was measured."""
     model = next(
         (
             line.partition(":")[2].strip()
@@ -124,8 +187,8 @@ def describe_machine() -> str:
     )
     memory = os.sysconf("SC_PHYS_PAGES") * PAGE / 2**30
     return (
-        f"{time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, {os.cpu_count()} cores {model},"
-        f" {memory:.0f} GiB, Linux {platform.release()}, CPython {platform.python_version()}"
+        f"{os.cpu_count()} cores {model}, {memory:.0f} GiB, Linux {platform.release()},"
+        f" CPython {platform.python_version()}"
     )
 
 
@@ -135,7 +198,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """The process and everything below it that still runs."""
     found = [pid]
     for member in found:
@@ -146,7 +209,8 @@ def _family(pid: int) -> list[int]:
 
 
 def _status_kib(pid: int, key: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1])
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1])
     return 0

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench import syncthing
-from bench.transfer import Contender
+from bench import libtorrent_pair, servers, syncthing
+from bench.archid_pair import archid_pair
+from bench.network import network
+from bench.transfer import Contender, Open
 
-Open = Callable[[Path, Path], AbstractContextManager[Contender]]
-
+FUZZY: Final = ("--fuzzy", "--delete-after")
+"""What is deleted first cannot be taken for similar."""
 PEERS: Final[Mapping[str, tuple[Open, Callable[[], bool]]]] = {
     "syncthing": (syncthing.syncthing_pair, syncthing.installed),
+    "rsync": (servers.rsync_daemon, servers.has("rsync")),
+    "rsync-fsync": (
+        functools.partial(servers.rsync_daemon, name="rsync-fsync", options=["--fsync"]),
+        servers.has("rsync"),
+    ),
+    "rsync-fuzzy": (
+        functools.partial(servers.rsync_daemon, name="rsync-fuzzy", options=FUZZY),
+        servers.has("rsync"),
+    ),
+    "rsync-ssh": (servers.rsync_ssh, servers.has("rsync", "ssh", "sshd", "ssh-keygen")),
+    "nginx": (servers.nginx_curl, servers.has("nginx", "curl", "openssl")),
+    "libtorrent": (libtorrent_pair.libtorrent_pair, libtorrent_pair.installed),
+    "casync": (servers.casync_http, servers.has("casync", "nginx")),
 }
+
+
+def chosen(names: Iterable[str], suited: Iterable[str]) -> tuple[str, ...]:
+    """Those of `suited` that were asked for."""
+    asked = set(names)
+    return tuple(name for name in suited if name in asked)
 
 
 def installed_peers(names: Iterable[str]) -> tuple[str, ...]:
@@ -22,6 +44,9 @@ def installed_peers(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if PEERS[name][1]())
 
 
-def opened(name: str, base: Path, source: Path) -> AbstractContextManager[Contender]:
-    """A peer that offers `source`, with its files in `base`."""
-    return PEERS[name][0](base, source)
+@contextmanager
+def opened(name: str, base: Path, source: Path) -> Iterator[Contender]:
+    """A program that offers `source`, with its files in `base` and a network of its own."""
+    start: Open = archid_pair if name == "archid" else PEERS[name][0]
+    with network(name) as own, start(base, source, own) as contender:
+        yield contender

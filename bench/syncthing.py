@@ -7,6 +7,7 @@ moment the destination has the source's index until its database says that it ha
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -14,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.measuring import ProcessMeter
+from bench.network import Network
+from bench.servers import free_port
 from bench.transfer import Transfer, TransferFailed
 
 API_KEY: Final = "bench"
@@ -37,13 +39,28 @@ def installed() -> bool:
     return shutil.which("syncthing") is not None
 
 
-class Syncthing:
-    """One Syncthing process with its own home and its own loopback ports."""
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket, so that questions are no traffic."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Syncthing:
+    """One Syncthing process with its own home, loopback port and control socket."""
+
+    def __init__(self, home: Path, name: str, network: Network) -> None:
         self.home = home
         self.name = name
-        self.listen_port, self.api_port = _free_ports(2)
+        self._network = network
+        self.listen_port = free_port()
+        self._api = home.with_suffix(".sock")
         self._log = home.with_suffix(".log")
         subprocess.run(
             ["syncthing", "generate", f"--home={home}", "--no-default-folder"],
@@ -63,6 +80,10 @@ class Syncthing:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None
+
     def configure(self, folder: Path, kind: str, peers: Sequence[Syncthing]) -> None:
         """Write config.xml: one folder, shared with `peers`."""
         devices = "".join(
@@ -76,7 +97,7 @@ class Syncthing:
             <folder id="{FOLDER}" path="{folder}" type="{kind}" rescanIntervalS="0"
                 fsWatcherEnabled="false">{shared}<minDiskFree unit="%">0</minDiskFree></folder>
             {devices}
-            <gui enabled="true"><address>127.0.0.1:{self.api_port}</address>
+            <gui enabled="true"><address>{self._api}</address>
                 <apikey>{API_KEY}</apikey></gui>
             <options>
                 <listenAddress>tcp://127.0.0.1:{self.listen_port}</listenAddress>
@@ -97,11 +118,12 @@ class Syncthing:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["syncthing", "serve", f"--home={self.home}", "--no-browser", "--no-restart"],
+                [*self._network.prefix, "syncthing", "serve", f"--home={self.home}",
+                 "--no-browser", "--no-restart"],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "STNOUPGRADE": "1"},
-            )
+            )  # fmt: skip
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline:
             try:
@@ -120,11 +142,23 @@ class Syncthing:
 
     def get(self, path: str, timeout_s: float = 10.0) -> Any:
         """One question over the REST interface."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.api_port}/rest/{path}", headers={"X-API-Key": API_KEY}
-        )
-        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
-            return json.load(answer)
+        return json.loads(self._ask("GET", path, timeout_s))
+
+    def post(self, path: str, timeout_s: float = TRANSFER_S) -> None:
+        """One order over the REST interface."""
+        self._ask("POST", path, timeout_s)
+
+    def _ask(self, method: str, path: str, timeout_s: float) -> bytes:
+        connection = _UnixConnection(self._api, timeout_s)
+        try:
+            connection.request(method, f"/rest/{path}", headers={"X-API-Key": API_KEY})
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        if answer.status != http.client.OK:
+            raise TransferFailed(f"Syncthing answered {answer.status}: {body[:200]!r}")
+        return body
 
     def wait_scanned(self, files: int) -> None:
         """Return when the first scan is done."""
@@ -136,12 +170,17 @@ class Syncthing:
             time.sleep(0.1)
         raise TransferFailed(f"Syncthing did not scan its folder, see {self._log}")
 
-    def wait_complete(self, files: int) -> float:
-        """Seconds from the peer's index until everything is here."""
+    def last_event(self) -> int:
+        """The number of the newest event there is."""
+        return max(
+            (event["id"] for event in self.get("events?since=0&limit=1&timeout=0")), default=0
+        )
+
+    def wait_complete(self, files: int, since: int) -> float:
+        """Seconds from the peer's index until everything is here, by events after `since`."""
         deadline = time.monotonic() + TRANSFER_S
         began: float | None = None
         idle: float | None = None
-        since = 0
         while time.monotonic() < deadline:
             # The database may say so a little after the event: then it is asked again.
             wait_s = EVENT_WAIT_S if idle is None else 0
@@ -165,24 +204,36 @@ class Syncthing:
 
 
 class SyncthingPair:
-    """A running source that has scanned; each round has a new, empty destination."""
+    """A running source that has scanned; each round has a new, empty destination.
+
+    It owns the folder that it offers, so it gets links to the source's files in one of its own. For
+    a new version the two are disconnected until the source has scanned it.
+    """
 
     name = "syncthing"
 
-    def __init__(self, base: Path, source: Path) -> None:
+    def __init__(self, base: Path, source: Path, network: Network) -> None:
         self._base = base
         self._rounds = 0
-        # It counts links apart.
-        self.files = sum(path.is_file() and not path.is_symlink() for path in source.rglob("*"))
-        self._source = Syncthing(base / "source-home", "source")
-        self._destination = Syncthing(base / "destination-home", "destination")
-        # Syncthing marks the folders that it owns.
-        (source / ".stfolder").mkdir(exist_ok=True)
-        self._source.configure(source, "sendonly", [self._destination])
-        begin = time.perf_counter()
+        self._offered = base / "offered"
+        self.network = network
+        self._source = Syncthing(base / "source-home", "source", network)
+        self._destination = Syncthing(base / "destination-home", "destination", network)
+        self._source.configure(self._offered, "sendonly", [self._destination])
+        self._paused = False
+        began = time.perf_counter()
+        self._link(source)
         self._source.start()
         self._source.wait_scanned(self.files)
-        self.publish_s = time.perf_counter() - begin
+        self.publish_s = time.perf_counter() - began
+
+    def _link(self, source: Path) -> None:
+        if self._offered.exists():
+            shutil.rmtree(self._offered)
+        subprocess.run(["cp", "-al", str(source), str(self._offered)], check=True)
+        (self._offered / ".stfolder").mkdir()  # Syncthing marks the folders that it owns
+        # It counts links apart.
+        self.files = sum(one.is_file() and not one.is_symlink() for one in source.rglob("*"))
 
     @contextmanager
     def ready(self) -> Iterator[Path]:
@@ -202,10 +253,19 @@ class SyncthingPair:
     def transfer(self, folder: Path) -> Transfer:  # noqa: ARG002 - every contender is given its place
         """Let the two connect, and follow the destination until it is complete."""
         source = ProcessMeter(self._source.pid)
-        self._destination.start()
+        since = self._destination.last_event() if self._destination.running else 0
+        if not self._destination.running:
+            self._destination.start()
         destination = ProcessMeter(self._destination.pid)
-        seconds = self._destination.wait_complete(self.files)
+        self._connect(True)
+        seconds = self._destination.wait_complete(self.files, since)
         return Transfer(seconds, source.read(), destination.read())
+
+    def _connect(self, wanted: bool) -> None:
+        if wanted == self._paused:
+            order = "resume" if wanted else "pause"
+            self._source.post(f"system/{order}?device={self._destination.device}")
+            self._paused = not wanted
 
     def tree(self, folder: Path) -> Path:
         """Where the files came to stand."""
@@ -215,28 +275,29 @@ class SyncthingPair:
         """The destination's process."""
         return self._destination.pid
 
+    def change(self, source: Path) -> float:
+        """Put this in place of what is offered, and scan it, while nobody is connected."""
+        self._connect(False)
+        self._link(source)
+        began = time.perf_counter()
+        self._source.post(f"db/scan?folder={FOLDER}")
+        self._source.wait_scanned(self.files)
+        return time.perf_counter() - began
+
     def stop(self) -> None:
         self._source.stop()
         self._destination.stop()
 
 
 @contextmanager
-def syncthing_pair(base: Path, source: Path) -> Iterator[SyncthingPair]:
+def syncthing_pair(base: Path, source: Path, network: Network) -> Iterator[SyncthingPair]:
     """A source that has scanned `source`; everything is stopped with the block."""
     base.mkdir()
-    pair = SyncthingPair(base, source)
+    pair = SyncthingPair(base, source, network)
     try:
         yield pair
     finally:
         pair.stop()
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def seconds_of(text: str) -> float:

@@ -1,13 +1,15 @@
-"""What a program under test can do, and what one round of `pair` or `small` gave."""
+"""What a program under test can do, and what one round gave."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from bench.measuring import Usage
+from bench.network import Network
 
 
 class TransferFailed(Exception):
@@ -16,11 +18,13 @@ class TransferFailed(Exception):
 
 @dataclass(frozen=True)
 class Transfer:
-    """Seconds from when the destination knew what to get until it had it, verified and synced."""
+    """Seconds from when the destination knew what to get until it had it."""
 
     seconds: float
     source: Usage
     destination: Usage
+    wire_bytes: int | None = None
+    """All that went over the wire meanwhile, both ways, with headers; None if it is not counted."""
 
 
 class Contender(Protocol):
@@ -29,15 +33,33 @@ class Contender(Protocol):
     name: str
     publish_s: float
     """How long it took to take in the source."""
+    network: Network
 
     def ready(self) -> AbstractContextManager[Any]:
         """An empty destination."""
 
     def transfer(self, destination: Any) -> Transfer:
-        """Bring everything to it. Raises TransferFailed."""
+        """Bring it what is offered. Raises TransferFailed."""
 
     def tree(self, destination: Any) -> Path:
         """The folder that the files came to."""
 
     def pid(self, destination: Any) -> int:
         """The destination's process."""
+
+    def change(self, source: Path) -> float:
+        """Offer this folder from now on, as the next version; seconds that taking it in took."""
+
+
+Open = Callable[[Path, Path, Network], AbstractContextManager[Contender]]
+"""Given an empty place for its files, the source and where both ends are to run."""
+
+
+def counted_transfer(contender: Contender, destination: Any) -> Transfer:
+    """Bring what is offered, and count what went over the wire for it."""
+    before = contender.network.passed()
+    done = contender.transfer(destination)
+    after = contender.network.passed()
+    if before is None or after is None:
+        return done
+    return replace(done, wire_bytes=after - before)

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import idle
+from bench import comparing, history, idle, results
 from bench.__main__ import BENCHMARKS, main
+from bench.benchmark import Outcome
 from bench.inputs import InputShape, write_input
 from bench.measuring import ProcessMeter, Spread, family_switches, resident_mb, warm_memory
 from bench.pair import compare
 from bench.syncthing import seconds_of
 from bench.transfer import TransferFailed
-from tests.fleet.scripts import ScriptShape
 
 
 @pytest.fixture
@@ -43,8 +43,10 @@ def test_a_pair_is_measured_and_a_peer_that_is_not_here_is_said_to_be_absent(
     (tools / "diff").symlink_to(diff)
     monkeypatch.setenv("PATH", str(tools))
     figures = tmp_path / "figures.json"
-    arguments = ["--size", "1MiB", "--rounds", "1", "--folder", str(short)]
+    kept = tmp_path / "history.jsonl"
+    arguments = ["--size", "1MiB", "--rounds", "1", "--folder", str(short), "--history", str(kept)]
     assert main(["pair", *arguments, "--peers", "syncthing", "--json", str(figures)]) == 0
+    assert [entry.benchmark for entry in history.read(kept)] == ["pair"]
     found = json.loads(figures.read_text())
     programs = found["benchmarks"]["pair"]["programs"]
     assert programs["syncthing"] is None
@@ -56,18 +58,18 @@ def test_a_pair_is_measured_and_a_peer_that_is_not_here_is_said_to_be_absent(
 
 @pytest.mark.long
 def test_a_server_at_rest_is_measured(short: Path) -> None:
-    shape = ScriptShape(reels=1, panel_bytes=70_000, cues=2)
-    found = idle.run(short, shape, peers=(), rest_s=0, watch_s=1)
+    found = idle.run(short, 20, 5, peers=(), rest_s=0, watch_s=1)
     assert set(found) == {"archid, fresh", "archid"}
     for rest in found.values():
         assert rest is not None
-        assert rest.resident_mb > 10
+        assert (rest["resident_mb"] or 0) > 10
 
 
 @pytest.mark.long
 def test_publishing_is_measured(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     arguments = ["--files", "20", "--rounds", "1", "--folder", str(tmp_path)]
+    arguments += ["--history", str(tmp_path / "history.jsonl")]
     assert main(["ingest", *arguments, "--json", str(figures)]) == 0
     assert json.loads(figures.read_text())["benchmarks"]["ingest"]
 
@@ -130,3 +132,88 @@ def test_memory_is_touched_and_given_back() -> None:
 )
 def test_times_as_go_writes_them_are_read(text: str, seconds: float) -> None:
     assert seconds_of(text) == pytest.approx(seconds, abs=1e-6)
+
+
+def spread(median: float) -> dict[str, float]:
+    return {"median": median, "low": median * 0.95, "high": median * 1.05}
+
+
+def a_run(ours: float, theirs: float, size: int = 1) -> dict[str, object]:
+    """Figures as `pair` gives them, with these seconds."""
+    programs = {"archid": {"seconds": spread(ours)}, "rsync": {"seconds": spread(theirs)}}
+    return {"shape": {"size_bytes": size}, "programs": {**programs, "nginx": None}}
+
+
+def test_the_history_keeps_every_run_and_survives_a_line_that_was_cut_short(tmp_path: Path) -> None:
+    kept = tmp_path / "deep" / "history.jsonl"
+    for commit in ("aaaa1", "aaaa1+", "bbbb2"):
+        history.append(kept, "this machine", commit, "pair", a_run(1, 1))
+    with kept.open("a") as file:
+        file.write('{"commit":"cccc')
+    assert [entry.commit for entry in history.read(kept)] == ["aaaa1", "aaaa1+", "bbbb2"]
+    assert [len(runs) for runs in history.of_commit(kept, "aaaa").values()] == [1]
+    assert history.of_commit(kept, "cccc") == {}
+
+
+def test_a_slower_machine_is_no_slowdown_and_a_slower_archid_is_one() -> None:
+    [same] = comparing.changes("pair", a_run(1, 2), a_run(2, 4))
+    assert (same.drift, same.ratio, same.is_worse) == (2, 1, False)
+    [worse] = comparing.changes("pair", a_run(1, 2), a_run(2, 2))
+    assert worse.is_worse
+    assert not worse.is_better
+    [better] = comparing.changes("pair", a_run(1, 2), a_run(1, 4))
+    assert better.is_better
+
+
+def test_a_rate_is_worse_when_it_falls() -> None:
+    before, after = ({"programs": {"archid": {"mb_per_s": spread(rate)}}} for rate in (300, 100))
+    [change] = comparing.changes("pair", before, after)
+    assert change.drift is None
+    assert change.is_worse
+
+
+def test_two_commits_are_compared_by_their_newest_runs_of_the_same_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "history.jsonl"
+    for commit, ours, size in (("aaaa1", 9, 1), ("aaaa1", 1, 1), ("aaaa1", 7, 5), ("bbbb2", 3, 1)):
+        history.append(kept, "this machine", commit, "pair", a_run(ours, 1, size))
+    assert main(["compare", "aaaa1", "bbbb2", "--history", str(kept)]) == 1
+    table = capsys.readouterr().out
+    assert "| pair | archid seconds | 1.00 (0.95 to 1.05) | 3.00 (2.85 to 3.15) |" in table
+    assert "worse" in table
+    assert main(["compare", "bbbb2", "aaaa1", "--history", str(kept)]) == 0
+
+
+def test_a_commit_without_runs_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = tmp_path / "history.jsonl"
+    history.append(kept, "this machine", "aaaa1", "pair", a_run(1, 1))
+    with pytest.raises(SystemExit):
+        main(["compare", "aaaa1", "dddd4", "--history", str(kept)])
+    assert "no run of dddd4" in capsys.readouterr().err
+
+
+def test_the_commit_of_a_run_says_whether_files_were_changed(tmp_path: Path) -> None:
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=bench", "-c", "user.email=bench@localhost"]
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    assert history.commit_id(tmp_path) == history.UNKNOWN
+    git("init")
+    (tmp_path / "file").write_text("one")
+    git("add", ".")
+    git("commit", "-m", "one")
+    clean = history.commit_id(tmp_path)
+    assert history.resolve_commit("HEAD", tmp_path) == clean
+    (tmp_path / "file").write_text("two")
+    assert history.commit_id(tmp_path) == clean + history.CHANGED
+
+
+def test_a_benchmark_that_runs_again_replaces_its_part_of_the_page(tmp_path: Path) -> None:
+    run = {"at": "today", "commit": "aaaa1", "machine": "this machine"}
+    for name, table in (("small", "| old |"), ("pair", "| pair |"), ("small", "| new |")):
+        results.keep(tmp_path, name, f"what {name} is", Outcome({"n": 1}, [table]), run)
+    page = results.write_page(tmp_path, ["pair", "small"]).read_text()
+    assert page.index("| pair |") < page.index("| new |")
+    assert "| old |" not in page
+    assert "commit `aaaa1`" in page

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock")
 
 # written in halves, so that this file does not hold what it looks for
 REGISTRY_HOSTS = [
@@ -73,19 +73,19 @@ def test_a_lock_pins_every_package_with_hashes_and_holds_no_address(name: str) -
         assert "--hash=sha256:" in entry, entry
 
 
-def test_what_runs_and_what_is_developed_with_are_the_same_versions() -> None:
-    run, dev = (
+def test_what_runs_and_what_is_developed_and_measured_with_are_the_same_versions() -> None:
+    run, dev, bench = (
         set(re.findall(r"(?m)^([a-z0-9._-]+==\S+)", (HERE / name).read_text())) for name in LOCKS
     )
     assert run <= dev
+    assert run <= bench
 
 
 def test_every_dependency_is_in_its_lock() -> None:
     project = tomllib.loads((HERE / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
     for name, wanted in zip(
-        LOCKS,
-        (project["dependencies"], project["optional-dependencies"]["dev"]),
-        strict=True,
+        LOCKS, (project["dependencies"], extras["dev"], extras["bench"]), strict=True
     ):
         locked = set(re.findall(r"(?m)^([a-z0-9._-]+)==", (HERE / name).read_text()))
         assert {re.split("[=><]", requirement)[0] for requirement in wanted} <= locked
