@@ -31,7 +31,7 @@ from protocol.errors import ProtocolError, TrustError
 from protocol.facts import NodeFacts
 from protocol.gossip import Announcement, DigestRow, GossipEffect, SendStates, StateGossip
 from protocol.grants import Proof
-from protocol.head import DENIED_NODE
+from protocol.head import DENIED_NODE, Head
 from protocol.ids import NodeId
 from protocol.messages import ErrorCode, SentState, StateDigest, StateRow, States
 from protocol.messages.gossip import MAX_STATE_ENVELOPE_BYTES
@@ -120,6 +120,29 @@ class NodeStates:
     def poke(self) -> None:
         """Something about this node may have changed."""
         self._poked.fire()
+
+    def forget_revoked(self) -> None:
+        """Drop what nodes said that the head denies: it is passed on no more, nor dialled."""
+        head = self._keeper.trust.head
+        if self._gossip is None or head is None:
+            return
+        denied = {one.id for one in head.denied if one.kind == DENIED_NODE}
+        spoke = [node for node in self._states if node in denied] if denied else []
+        gone = [node for node in spoke if self._is_revoked(node, head)]
+        self._gossip.forget(gone)
+        for node in gone:
+            del self._states[node]
+            self._places.pop(node, None)
+        if gone:
+            self.changed.fire()
+            self.places_changed.fire()
+
+    def _is_revoked(self, node: NodeId, head: Head) -> bool:
+        held = self._gossip.states.get(node) if self._gossip is not None else None
+        if held is None or node == self._identity.node_id or self._roster(node) is not None:
+            return False
+        # Who was let in again speaks under newer Grants, which the denial leaves alone.
+        return head.denies(DENIED_NODE, node, Proof.decode(held.payload[1]).grants_root)
 
     def _machine(self) -> StateGossip | None:
         """The gossip, from when this node knows who it is."""
@@ -243,6 +266,7 @@ class NodeStates:
         while True:
             account = await self._account()
             now = trio.current_time()
+            self.forget_revoked()
             news = account != self._said or self._keeper.order != self._said_head
             if self._leaf.facts is not None and (news or now - spoke_at >= SIGN_OF_LIFE_S):
                 self._say(account)

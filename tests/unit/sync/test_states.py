@@ -126,6 +126,25 @@ async def test_a_revoked_nodes_words_count_for_nothing(stage: Stage) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_what_a_node_said_is_forgotten_when_it_is_revoked(stage: Stage) -> None:
+    async with running() as nursery:
+        link = await connect(nursery, stage.sas, stage.repo)
+        for node in (stage.salle, stage.nice):
+            await node.leaf.load()
+            stage.repo.states.take(link.right, States((said(node),)))
+        told = said(stage.salle, addresses=("10.0.0.7:4777",))
+        stage.sas.states.take(link.left, States((told,)))
+        assert [facts.node for facts, _ in stage.sas.states.places()] == [stage.salle.id]
+        stage.fleet.sign(denied=(stage.fleet.denial(stage.salle.identity),))
+        for node in (stage.repo, stage.sas):
+            await node.take_head()
+            node.states.forget_revoked()
+            assert node.states.facts(stage.salle.id) is None
+        assert stage.repo.states.known.keys() == {stage.nice.id}
+        assert stage.sas.states.places() == ()
+        nursery.cancel_scope.cancel()
+
+
 async def test_holders_and_servers_of_the_own_site_may_be_dialled_where_they_say_they_listen(
     stage: Stage,
 ) -> None:
