@@ -262,7 +262,7 @@ def _clock(config: Config, status: dict[str, Any] | None) -> Check:
     behind_s: float | None = None
     if status is not None:
         trust = status["trust"]
-        behind_s = None if trust is None else trust["clock_offset_s"]
+        behind_s = None if trust is None else trust["clock_offset_s"] or 0.0
     else:
         from archid.store.trust_file import TrustFile
 

@@ -25,6 +25,8 @@ ONLY_SHOWS: Final = (("sign", False), ("confirm", False), ("dry_run", True))
 """With such a parameter a request says what it would do, and does nothing."""
 NOT_RECORDED: Final = frozenset({"leave"})
 """It takes the journal's own node out of the fleet, and the journal with it if told to."""
+NAMED_BY_RESULT: Final = {"release.apply": ("name", "generation")}
+"""What such a change was about is only known once the file that it was given has been read."""
 
 
 def with_journal(handlers: Mapping[str, Handler], journal: Journal) -> dict[str, Handler]:
@@ -43,9 +45,13 @@ def _recorded(name: str, handler: Handler, journal: Journal) -> Handler:
         if any(params.get(key) is value for key, value in ONLY_SHOWS):
             return await handler(caller, params, exchange)
         outcome = "cancelled"
+        about: dict[str, Scalar] = {
+            key: params[key] for key in (*NAMED, "filename") if isinstance(params.get(key), str)
+        }
         try:
             result = await handler(caller, params, exchange)
             outcome = "ok"
+            about |= {key: result[key] for key in NAMED_BY_RESULT.get(name, ())}
         except ArchidError as error:
             outcome = error.code
             raise
@@ -55,9 +61,6 @@ def _recorded(name: str, handler: Handler, journal: Journal) -> Handler:
         else:
             return result
         finally:
-            about: dict[str, Scalar] = {
-                key: params[key] for key in NAMED if isinstance(params.get(key), str)
-            }
             user = caller.user_name
             await record(
                 journal, OPERATION, method=name, user=user, outcome=outcome, **_worth(about)

@@ -52,15 +52,31 @@ def _rolled_back(fields: Fields) -> str:
 
 def _script(words: str) -> Callable[[Fields], str]:
     def say(fields: Fields) -> str:
-        name = fields.get("name") or fields.get("script") or str(fields["manifest"])[:_SHOWN_ID]
+        name = fields.get("name") or fields.get("script") or _short(fields)
         version = f" version {fields['version']}" if "version" in fields else ""
         return f"{name}{version} {words}"
 
     return say
 
 
+def _pinned(fields: Fields) -> str:
+    return f"{fields['by']} pinned version {_short(fields)} as {fields['name']}"
+
+
+def _unpinned(fields: Fields) -> str:
+    named = f", pinned as {fields['name']}," if fields.get("name") else ""
+    return f"version {_short(fields)}{named} was unpinned"
+
+
+def _short(fields: Fields) -> str:
+    return str(fields["manifest"])[:_SHOWN_ID]
+
+
 def _operation(fields: Fields) -> str:
     about = " ".join(str(fields[name]) for name in NAMED if name in fields)
+    if "generation" in fields:
+        about += f" generation {fields['generation']}"
+    about = about or str(fields.get("filename", ""))
     what = str(fields["method"]).replace(".", " ").replace("_", " ")
     outcome = "" if fields["outcome"] == "ok" else f" failed ({fields['outcome']})"
     return f"{fields['user']}: {what}{' ' + about if about else ''}{outcome}"
@@ -72,6 +88,8 @@ SENTENCES: Final[dict[str, Callable[[Fields], str]]] = {
     "release_withdrawn": _release("was taken away, since it was withdrawn"),
     "release_rolled_back": _rolled_back,
     "release_rollback_ended": _release("is no longer held back"),
+    "pinned": _pinned,
+    "unpinned": _unpinned,
     "tree_placed": _script("is here, whole and verified"),
     "tree_damaged": _script("was found damaged on this disk"),
     "tree_repaired": _script("was repaired"),

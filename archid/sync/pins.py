@@ -83,7 +83,9 @@ class Pins:
         gone = []
         for manifest in manifests:
             if manifest in pins:
-                self._journal.append(UNPINNED, {"manifest": manifest.hex()})
+                pin = pins[manifest]
+                fields = {"manifest": manifest.hex(), "name": pin.name}
+                self._journal.append(UNPINNED, fields)
                 gone.append(pins.pop(manifest))
         return gone
 

@@ -49,7 +49,14 @@ def test_every_change_at_central_names_its_user_and_its_outcome(fleet: LocalFlee
     told = [line["sentence"] for line in lines(central, "--kind", "operation")]
     assert any("publish film-feature feature" in one for one in told)
     assert any("token create ice lyon-1-salle lyon 1" in one for one in told)
+    assert any(one.endswith(": release apply film generation 1") for one in told)
     assert told[-1].endswith("release withdraw no-such-film failed (not_found)")
+    central.run("pin", "film-loop")
+    central.run("unpin", "film-loop")
+    pins = [line["sentence"] for line in lines(central) if "pinned" in line["kind"]]
+    assert "pinned version" in pins[0]
+    assert pins[0].endswith(" as film-loop")
+    assert pins[1].endswith(", pinned as film-loop, was unpinned")
     secret = fleet.token("later", "ice", site="nice", room="1", kind="salle")
     assert secret not in central.run("log", "-v").stdout
 

@@ -366,6 +366,10 @@ async def test_doctor_finds_what_is_wrong_and_says_what_to_do(
         outcome = await archid_beside("doctor", "--config", config)
     assert "1 h 1 min behind the newest head" in outcome.out
     assert "chmod o=" in outcome.out
+    right = {**samples.STATUS, "trust": {**samples.STATUS["trust"], "clock_offset_s": None}}
+    async with serving({**HANDLERS, "status": answering(right)}):
+        outcome = await archid_beside("doctor", "--config", config)
+    assert "The clock is not behind the newest head" in outcome.out
     missing = archid("doctor", "--config", "/nowhere.toml", "--json")
     assert missing.code == 1
     jsonschema.validate(missing.json(), OUTPUTS["doctor"])
