@@ -25,8 +25,11 @@ ONLY_SHOWS: Final = (("sign", False), ("confirm", False), ("dry_run", True))
 """With such a parameter a request says what it would do, and does nothing."""
 NOT_RECORDED: Final = frozenset({"leave"})
 """It takes the journal's own node out of the fleet, and the journal with it if told to."""
-NAMED_BY_RESULT: Final = {"release.apply": ("name", "generation")}
-"""What such a change was about is only known once the file that it was given has been read."""
+NAMED_BY_RESULT: Final = {
+    "release.apply": ("name", "generation"),
+    "root.install": ("version", "epoch"),
+}
+"""What such a change was about is only known once what it was given has been read."""
 
 
 def with_journal(handlers: Mapping[str, Handler], journal: Journal) -> dict[str, Handler]:

@@ -13,6 +13,7 @@ Fields = Mapping[str, Plain]
 OPERATION: Final = "operation"
 NAMED: Final = ("script", "kind", "release", "node", "role", "name", "site", "room")
 """The parameters that say what a change was about, in reading order; never is one a secret."""
+NUMBERED: Final = ("generation", "version", "epoch")
 _SHOWN_ID: Final = 12
 
 
@@ -74,9 +75,9 @@ def _short(fields: Fields) -> str:
 
 def _operation(fields: Fields) -> str:
     about = " ".join(str(fields[name]) for name in NAMED if name in fields)
-    if "generation" in fields:
-        about += f" generation {fields['generation']}"
-    about = about or str(fields.get("filename", ""))
+    for number in NUMBERED:
+        about += f" {number} {fields[number]}" if number in fields else ""
+    about = about.strip() or str(fields.get("filename", ""))
     what = str(fields["method"]).replace(".", " ").replace("_", " ")
     outcome = "" if fields["outcome"] == "ok" else f" failed ({fields['outcome']})"
     return f"{fields['user']}: {what}{' ' + about if about else ''}{outcome}"

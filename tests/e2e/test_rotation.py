@@ -89,6 +89,7 @@ def test_the_fleet_runs_on_while_every_online_key_is_replaced(fleet: LocalFleet)
     assert (made["version"], made["epoch"]) == (2, 1)
     assert "head" in made["replaced"]
     assert "ca" not in made["replaced"]
+    assert "root install version 2 epoch 1" in central.run("log").stdout
     follow(central, repo, room, order=(1, made["head"]["serial"]), root=2)
     assert {node.name: node.process.pid for node in (central, repo, room)} == pids
 

@@ -102,6 +102,6 @@ def require_central(role: str, what: str) -> None:
     """Raise UsageError on a node that is not a central."""
     if role != "central":
         raise UsageError(
-            f"This is a {role}, and only a central is {what}",
+            f"This node's role is {role}, and only a central is {what}",
             remedy="A REPO or a server that lost its state joins again with a new token",
         )

@@ -28,8 +28,9 @@ def command(session: Session, file: Path) -> int:
         with file.open(encoding="utf-8") as lines:
             came = go_through(*read_log(lines))
     except (OSError, UnicodeDecodeError, ProtocolError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"{file} cannot be gone through: {error}",
+            f"{file} cannot be gone through: {why}",
             remedy="Give a file from the folder fetch-plans of a node of this version",
         ) from error
     session.screen.result(

@@ -375,6 +375,18 @@ async def test_doctor_finds_what_is_wrong_and_says_what_to_do(
     jsonschema.validate(missing.json(), OUTPUTS["doctor"])
 
 
+def test_a_fetch_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    config = ("--config", PROJECT / "config" / "ice.toml")
+    absent = archid("replay", tmp_path / "absent.jsonl", *config)
+    assert absent.code == 2
+    assert "absent.jsonl cannot be gone through: No such file or directory." in absent.err
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"\xff{}\n")
+    assert archid("replay", other, *config).code == 2
+    other.write_text('{"no": "plan"}\n')
+    assert archid("replay", other, *config, "--json").json()["error"]["exit_code"] == 2
+
+
 def test_a_bug_is_a_sentence_and_a_file(tmp_path: Path) -> None:
     code = (
         "import sys; from archid.cli import main, session\n"
