@@ -44,7 +44,7 @@ bench: ## measure, into bench/results/; BENCH_ARGS="pair --full" for one, and th
 	$(PY) -m bench --results bench/results $(BENCH_ARGS)
 
 bench-peers: ## install what archid is measured beside (Debian, as root; libtorrent into .venv)
-	apt-get install -y --no-install-recommends $(BENCH_PEERS)
+	apt-get install -y --no-install-recommends $(BENCH_PEERS) iperf3 iputils-ping
 	@.ci/bootstrap bench
 
 lock: venv ## make the locks again after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer versions

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -17,7 +18,21 @@ from typing import Any, Final
 
 from archid.quantities import parse_size
 from archid.store.tree_folder import remove_tree
-from bench import comparing, delta, history, idle, ingest, pair, responsive, results, tls_stream
+from bench import (
+    comparing,
+    crowd,
+    delta,
+    history,
+    idle,
+    ingest,
+    long_line,
+    pair,
+    responsive,
+    results,
+    sites,
+    swarm,
+    tls_stream,
+)
 from bench.benchmark import Benchmark, Outcome
 from bench.measuring import describe_machine
 from bench.peers import PEERS
@@ -43,6 +58,10 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "pair": Benchmark("one large file from one node to another", pair.pair),
     "small": Benchmark("many files of 16 KiB from one node to another", pair.small),
     "delta": Benchmark("a new version to a node that holds the one before", delta.benchmark),
+    "swarm": Benchmark("one seed and many receivers with lines like its own", swarm.benchmark),
+    "sites": Benchmark("four cinemas behind slow, long, lossy lines", sites.benchmark),
+    "long-line": Benchmark("one server 100 ms away, with and without loss", long_line.benchmark),
+    "crowd": Benchmark("many servers at once, from three REPOs and central", crowd.benchmark),
     "responsive": Benchmark("control commands during a transfer", responsive.benchmark),
     "ingest": Benchmark("publishing, against chunking and hashing alone", _ingest),
     "idle": Benchmark("memory, CPU, wake-ups and packets of a server at rest", idle.benchmark),
@@ -138,6 +157,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=parse_size, help="of large files: 2GiB")
     parser.add_argument("--files", type=int, help="how many small files")
     parser.add_argument("--rounds", type=int, help="how often each is measured, 3 unless told")
+    parser.add_argument("--rate", help="of the lines of swarm, sites and long-line: 100mbit")
     parser.add_argument("--folder", type=Path, help="where the files under test go")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--results", type=Path, help="also write tables and pictures here")
@@ -166,4 +186,6 @@ def _roomiest() -> Path:
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: what was started and the networks that were made go with their blocks.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

@@ -6,7 +6,8 @@ hand.
 
     {"make": FOLDER, "torrent": FILE}                   hash a folder into a torrent
     {"seed": FOLDER, "torrent": FILE}                   offer it, without hashing it again
-    {"fetch": FOLDER, "torrent": FILE, "port": PORT}    get it from there; what is there is checked
+    {"fetch": FOLDER, "torrent": FILE, "peers": [[ADDRESS, PORT], ...]}
+                                                        get it from them; what is there is checked
     {"forget": true}                                    drop every torrent
 """
 
@@ -20,16 +21,16 @@ from typing import Any
 
 import libtorrent as lt
 
-ADDRESS = "127.0.0.1"
 WAIT_MS = 50
 PATIENCE_S = 900.0
+RECONNECT_S = 1.0
 STATUS_AND_ERRORS = lt.alert.category_t.status_notification | lt.alert.category_t.error_notification
 
 
-def make_session(port: int) -> Any:
+def make_session(address: str, port: int) -> Any:
     return lt.session(
         {
-            "listen_interfaces": f"{ADDRESS}:{port}",
+            "listen_interfaces": f"{address}:{port}",
             "enable_dht": False,
             "enable_lsd": False,
             "enable_natpmp": False,
@@ -38,6 +39,7 @@ def make_session(port: int) -> Any:
             "enable_outgoing_utp": False,
             "in_enc_policy": lt.enc_policy.disabled,
             "out_enc_policy": lt.enc_policy.disabled,
+            "min_reconnect_time": 1,
             "allow_multiple_connections_per_ip": True,
             "unchoke_slots_limit": -1,
             "connections_limit": 200,
@@ -72,7 +74,7 @@ def fetch(session: Any, order: dict[str, Any]) -> float:
     began = time.perf_counter()
     handle = add(session, order["fetch"], order["torrent"], seed=False)
     deadline = time.monotonic() + PATIENCE_S
-    connected = False
+    connect_at = began
     while time.monotonic() < deadline:
         session.wait_for_alert(WAIT_MS)
         for alert in session.pop_alerts():
@@ -84,14 +86,15 @@ def fetch(session: Any, order: dict[str, Any]) -> float:
             continue
         if status.is_seeding:
             return time.perf_counter() - began
-        if not connected:
-            handle.connect_peer((ADDRESS, order["port"]))
-            connected = True
+        if (now := time.perf_counter()) >= connect_at:
+            for address, port in order["peers"]:  # some may not have heard of the torrent before
+                handle.connect_peer((address, port))
+            connect_at = now + RECONNECT_S
     raise RuntimeError(f"not complete after {PATIENCE_S} s: {handle.status().progress}")
 
 
 def main() -> None:
-    session = make_session(int(sys.argv[1]))
+    session = make_session(sys.argv[1], int(sys.argv[2]))
     print(json.dumps({"version": lt.__version__}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)

@@ -44,16 +44,16 @@ def installed() -> bool:
     return interpreter() is not None
 
 
-class _Node:
+class LibtorrentNode:
     """One session in a process of its own."""
 
     def __init__(self, log: Path, network: Network) -> None:
         python = interpreter()
         assert python is not None, "asked for without being there"
-        self.port = free_port()
+        self.place = (network.address, free_port())
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                [*network.prefix, python, str(PROGRAM), str(self.port)],
+                [*network.prefix, python, str(PROGRAM), *map(str, self.place)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True,
             )  # fmt: skip
         self._log = log
@@ -94,39 +94,39 @@ class LibtorrentPair:
         self._rounds = 0
         self._torrents: dict[Path, Path] = {}
         self.network = network
-        self._seed = _Node(base / "seed.log", network)
+        self._seed = LibtorrentNode(base / "seed.log", network)
         self.publish_s = self.change(source)
 
     @contextmanager
-    def ready(self) -> Iterator[tuple[_Node, Path]]:
+    def ready(self) -> Iterator[tuple[LibtorrentNode, Path]]:
         """A session, and an empty folder; both go afterwards."""
         self._rounds += 1
         folder = self._base / f"destination-{self._rounds}"
         folder.mkdir()
-        node = _Node(self._base / "destination.log", self.network)
+        node = LibtorrentNode(self._base / "destination.log", self.network)
         try:
             yield node, folder
         finally:
             node.stop()
             shutil.rmtree(folder)
 
-    def transfer(self, destination: tuple[_Node, Path]) -> Transfer:
+    def transfer(self, destination: tuple[LibtorrentNode, Path]) -> Transfer:
         """Give it the torrent and the seed's address."""
         node, _ = destination
         node.tell(forget=True)
         meters = ProcessMeter(self._seed.pid), ProcessMeter(node.pid)
         torrent = self._torrents[self._offered]
         done = node.tell(
-            fetch=str(self.tree(destination)), torrent=str(torrent), port=self._seed.port
+            fetch=str(self.tree(destination)), torrent=str(torrent), peers=[self._seed.place]
         )
         source, here = (meter.read() for meter in meters)
         return Transfer(done["seconds"], source, here)
 
-    def tree(self, destination: tuple[_Node, Path]) -> Path:
+    def tree(self, destination: tuple[LibtorrentNode, Path]) -> Path:
         """Where the files came to stand."""
         return destination[1] / self._offered.name
 
-    def pid(self, destination: tuple[_Node, Path]) -> int:
+    def pid(self, destination: tuple[LibtorrentNode, Path]) -> int:
         """The destination's process."""
         return destination[0].pid
 

@@ -32,6 +32,13 @@ class Network:
     """Where both ends of one program run; without a namespace it is the machine's own."""
 
     namespace: str | None
+    address: str = "127.0.0.1"
+    """Where its ends listen."""
+
+    @classmethod
+    def of(cls, host: Host) -> Network:
+        """That of a host which has an address of its own."""
+        return cls(host.namespace, host.address)
 
     @property
     def prefix(self) -> list[str]:

@@ -35,7 +35,7 @@ class Server:
                 [*network.prefix, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
         deadline = time.monotonic() + START_S
-        probe = [*network.prefix, "bash", "-c", f": </dev/tcp/{ADDRESS}/{port}"]
+        probe = [*network.prefix, "bash", "-c", f": </dev/tcp/{network.address}/{port}"]
         while subprocess.run(probe, capture_output=True, check=False).returncode:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

@@ -59,7 +59,7 @@ class Syncthing:
         self.home = home
         self.name = name
         self._network = network
-        self.listen_port = free_port()
+        self.listens_on = f"tcp://{network.address}:{free_port()}"
         self._api = home.with_suffix(".sock")
         self._log = home.with_suffix(".log")
         subprocess.run(
@@ -88,7 +88,7 @@ class Syncthing:
         """Write config.xml: one folder, shared with `peers`."""
         devices = "".join(
             f"""<device id="{one.device}" name="{one.name}" compression="never">
-                <address>tcp://127.0.0.1:{one.listen_port}</address></device>"""
+                <address>{one.listens_on}</address></device>"""
             for one in (self, *peers)
         )
         shared = "".join(f'<device id="{one.device}"/>' for one in (self, *peers))
@@ -100,7 +100,7 @@ class Syncthing:
             <gui enabled="true"><address>{self._api}</address>
                 <apikey>{API_KEY}</apikey></gui>
             <options>
-                <listenAddress>tcp://127.0.0.1:{self.listen_port}</listenAddress>
+                <listenAddress>{self.listens_on}</listenAddress>
                 <globalAnnounceEnabled>false</globalAnnounceEnabled>
                 <localAnnounceEnabled>false</localAnnounceEnabled>
                 <relaysEnabled>false</relaysEnabled>

@@ -63,16 +63,18 @@ class End:
 
     def received_bytes(self) -> int:
         """What has come in over it, headers included."""
-        return self._counter("rx")
+        return self.counters()[1]
 
     def sent_bytes(self) -> int:
         """What has gone out over it, headers included."""
-        return self._counter("tx")
+        return self.counters()[0]
 
-    def _counter(self, direction: str) -> int:
+    def counters(self) -> tuple[int, int]:
+        """Both of one moment: sent, received."""
         shown = run_tool("ip", "-n", self.namespace, "-s", "-j", "link", "show", self.device)
         [link] = json.loads(shown)
-        return int(link["stats64"][direction]["bytes"])
+        sent, received = (int(link["stats64"][way]["bytes"]) for way in ("tx", "rx"))
+        return sent, received
 
 
 class Wire:

@@ -1,0 +1,126 @@
+"""Whether a line is what it claims to be: its round trip by ping, its rate and loss by iperf3.
+
+Figures of a benchmark are worth what its lines are, so the check is a part of each run and is
+printed with it. The rate is what TCP gets within a few seconds, which on a long line holds the
+time that it takes to get going; loss is of packets sent one by one, one way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.transfer import TransferFailed
+from tests.fleet.hosts import Host
+from tests.fleet.lines import LineShape
+from tests.fleet.namespaces import in_namespace
+
+FOR: Final = ("-t", "4")
+PINGS: Final = 10
+LOSS_BITS_PER_S: Final = 20_000_000
+LOSS_BYTES: Final = 1000
+UDP_BUFFER: Final = "2M"
+START_S: Final = 10.0
+PATIENCE_S: Final = 300.0
+NO_RATE_CHECK: Final = "iperf3 is not installed: apt-get install iperf3"
+
+
+@dataclass(frozen=True)
+class LineCheck:
+    """What was found; rates in bits a second, None where it was not measured."""
+
+    claimed: LineShape
+    round_trip_ms: float
+    up_bits_per_s: float | None
+    down_bits_per_s: float | None
+    lost_share: float | None
+
+    def text(self) -> str:
+        """One line for people."""
+        claim = [
+            self.claimed.rate or "no limit",
+            f"{2 * self.claimed.delay_ms:g} ms there and back",
+        ]
+        claim.append(f"{self.claimed.loss:.2%} lost each way")
+        if self.up_bits_per_s is None or self.down_bits_per_s is None:
+            rates = NO_RATE_CHECK
+        else:
+            rates = (
+                f"TCP {self.up_bits_per_s / 1e6:.1f} up and {self.down_bits_per_s / 1e6:.1f} Mbit/s"
+                " down"
+            )
+        lost = "" if self.lost_share is None else f", {self.lost_share:.2%} lost"
+        return f"line of {', '.join(claim)}: ping {self.round_trip_ms:.1f} ms, {rates}{lost}"
+
+
+def checked_line(near: Host, far: Host, claimed: LineShape) -> str:
+    """Measure, and say at once what was found; it is also returned, for the tables."""
+    found = check_line(near, far, claimed).text()
+    print(found, flush=True)
+    return found
+
+
+def check_line(near: Host, far: Host, claimed: LineShape) -> LineCheck:
+    """Measure from `near` to `far`, whose line it is."""
+    ping = _ping(near, far)
+    if shutil.which("iperf3") is None:
+        return LineCheck(claimed, ping, None, None, None)
+    lost = None
+    if claimed.loss:
+        one_by_one = [
+            "-u",
+            "-b",
+            str(LOSS_BITS_PER_S),
+            "-l",
+            str(LOSS_BYTES),
+            "-w",
+            UDP_BUFFER,
+            *FOR,
+        ]
+        told = iperf(near, far, *one_by_one)["sum"]
+        lost = told["lost_packets"] / told["packets"]
+    down = iperf(near, far, *FOR)["sum_received"]["bits_per_second"]
+    up = iperf(near, far, "-R", *FOR)["sum_received"]["bits_per_second"]
+    return LineCheck(claimed, ping, up, down, lost)
+
+
+def iperf(near: Host, far: Host, *words: str) -> dict[str, Any]:
+    """One run of iperf3 from `near` to `far`; the part of its report that is called "end"."""
+    serving = subprocess.Popen(
+        [*in_namespace(far.namespace), "iperf3", "-s", "-1", "--forceflush"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert serving.stdout is not None
+        for line in serving.stdout:
+            if "listening" in line:
+                break
+        done = subprocess.run(
+            [*in_namespace(near.namespace), "iperf3", "-J", "-c", far.address, *words],
+            capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+        )  # fmt: skip
+    finally:
+        serving.terminate()
+        serving.communicate()
+    report = json.loads(done.stdout)
+    if "error" in report:
+        raise TransferFailed(f"iperf3: {report['error']}")
+    end: dict[str, Any] = report["end"]
+    return end
+
+
+def _ping(near: Host, far: Host) -> float:
+    words = ["ping", "-c", str(PINGS), "-i", "0.05", "-q", far.address]
+    done = subprocess.run(
+        [*in_namespace(near.namespace), *words], capture_output=True, text=True, check=False
+    )
+    found = re.search(r"= [0-9.]+/([0-9.]+)/", done.stdout)
+    if found is None:
+        raise TransferFailed(f"no way from {near.address} to {far.address}: {done.stdout}")
+    return float(found[1])
