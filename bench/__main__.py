@@ -51,7 +51,8 @@ def _ingest(base: Path, args: argparse.Namespace) -> Outcome:
 def _tls_stream(base: Path, args: argparse.Namespace) -> Outcome:
     del base
     mib = (args.size or 512 << 20) >> 20
-    return Outcome(tls_stream.main(["--mib", str(mib), "--rounds", str(args.rounds or 3)]), [])
+    figures = tls_stream.main(["--mib", str(mib), "--rounds", str(args.rounds or 3)])
+    return Outcome(figures, [tls_stream.report(figures)])
 
 
 BENCHMARKS: Final[Mapping[str, Benchmark]] = {

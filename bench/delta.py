@@ -23,7 +23,7 @@ from typing import Any, Final
 from bench.benchmark import Chart, Outcome
 from bench.inputs import InputShape, write_input
 from bench.measuring import Spread, table, warm_files, warm_memory
-from bench.pair import SMALL_FILE_BYTES, SPARE_BYTES, compare, goal_lines
+from bench.pair import SMALL_FILE_BYTES, SPARE_BYTES, compare, goal_list
 from bench.peers import chosen, installed_peers, opened
 from bench.transfer import Contender, Transfer, counted_transfer
 from tests.fleet.scripts import noise
@@ -57,8 +57,8 @@ class Change:
 
 def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     """Both inputs, every change."""
-    size = args.size or (1 << 30 if args.full else 128 * MIB)
-    files = args.files or (20_000 if args.full else 5_000)
+    size = args.size or (1 << 30 if args.full else 64 * MIB)
+    files = args.files or (20_000 if args.full else 2_000)
     rounds = args.rounds or 3
     peers = chosen(args.peers, SUITED)
     large = _large_versions(base / "large", size)
@@ -77,7 +77,7 @@ def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     }
     figures["goals"] = dict(_reached(figures["cases"], changes))
     tables = ["\n".join(report(figures["cases"]))]
-    tables.append("\n".join(f"- {line}" for line in goal_lines(figures["goals"])))
+    tables += goal_list(figures["goals"])
     return Outcome(figures, tables, list(_charts(figures["cases"], changes)))
 
 

@@ -59,9 +59,9 @@ def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     """The sizes of the issue when asked for, else a small fleet and a short while."""
     files = args.files or (50_000 if args.full else 5_000)
     nodes = 30 if args.full else 8
-    watch_s = WATCH_S if args.full else WATCH_S / 4
+    watch_s = WATCH_S if args.full else WATCH_S / 6
     peers = chosen(args.peers, SUITED)
-    found = run(base, files, nodes, peers=peers, watch_s=watch_s)
+    found = run(base, files, nodes, peers=peers, watch_s=watch_s, fresh=args.full)
     figures = {"shape": {"files": files, "nodes": nodes, "watch_s": watch_s}, "programs": found}
     return Outcome(figures, [*report(found)], list(_charts(found)))
 
@@ -74,8 +74,12 @@ def run(
     peers: tuple[str, ...],
     rest_s: float = REST_S,
     watch_s: float = WATCH_S,
+    fresh: bool = True,
 ) -> dict[str, Rest | None]:
-    """Figures by what was watched; None for a peer that is not installed."""
+    """Figures by what was watched; None for a peer that is not installed.
+
+    `fresh` also watches the server before it holds anything.
+    """
     source = base / "source"
     source.mkdir()
     write_small_files(source, files, FILE_BYTES, folders=min(FOLDERS, files), seed="idle")
@@ -91,7 +95,8 @@ def run(
         for number in range(1, nodes - 1 - REPOS):
             _join(fleet, number, others[REPOS + number])
         ours = Watched(node.process.pid, _packets(server, "eth0"))
-        found |= _watch({"archid, fresh": ours}, rest_s, watch_s)
+        if fresh:
+            found |= _watch({"archid, fresh": ours}, rest_s, watch_s)
         _bring(fleet, node, source)
         resting = {"archid": ours}
         for name in present:

@@ -24,7 +24,11 @@ import libtorrent as lt
 WAIT_MS = 50
 PATIENCE_S = 900.0
 RECONNECT_S = 1.0
-STATUS_AND_ERRORS = lt.alert.category_t.status_notification | lt.alert.category_t.error_notification
+CATEGORIES = (
+    lt.alert.category_t.status_notification
+    | lt.alert.category_t.error_notification
+    | lt.alert.category_t.storage_notification
+)
 
 
 def make_session(address: str, port: int) -> Any:
@@ -43,7 +47,7 @@ def make_session(address: str, port: int) -> Any:
             "allow_multiple_connections_per_ip": True,
             "unchoke_slots_limit": -1,
             "connections_limit": 200,
-            "alert_mask": STATUS_AND_ERRORS,
+            "alert_mask": CATEGORIES,
         }
     )
 
@@ -70,7 +74,7 @@ def add(session: Any, folder: str, path: str, *, seed: bool) -> Any:
 
 
 def fetch(session: Any, order: dict[str, Any]) -> float:
-    """Seconds until every piece is here and hashed."""
+    """Seconds until every piece is here, hashed and written."""
     began = time.perf_counter()
     handle = add(session, order["fetch"], order["torrent"], seed=False)
     deadline = time.monotonic() + PATIENCE_S
@@ -85,12 +89,25 @@ def fetch(session: Any, order: dict[str, Any]) -> float:
         if status.state in checking:
             continue
         if status.is_seeding:
+            flush(session, handle)
             return time.perf_counter() - began
         if (now := time.perf_counter()) >= connect_at:
             for address, port in order["peers"]:  # some may not have heard of the torrent before
                 handle.connect_peer((address, port))
             connect_at = now + RECONNECT_S
     raise RuntimeError(f"not complete after {PATIENCE_S} s: {handle.status().progress}")
+
+
+def flush(session: Any, handle: Any) -> None:
+    """Return when what was hashed is written too: libtorrent has it in memory first."""
+    handle.flush_cache()
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        session.wait_for_alert(WAIT_MS)
+        for alert in session.pop_alerts():
+            if isinstance(alert, lt.cache_flushed_alert) and alert.handle == handle:
+                return
+    raise RuntimeError("libtorrent did not write what it had")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """libtorrent as one side of a comparison: two sessions, one torrent, peers connected by hand.
 
 As with the others the source has hashed before. The time is from when the destination is given the
-torrent until every piece is here and hashed; it checks what it finds, and syncs nothing to disk. A
+torrent until every piece is here, hashed and written; it checks what it finds, and syncs nothing. A
 new version is a new torrent over the same folder.
 """
 

@@ -64,7 +64,7 @@ def _outcome(
     figures["floor"] = floor.summary(floors)
     figures["goals"] = dict(_reached(figures, shape, goals))
     tables = ["\n".join(report(figures["programs"], shape)), *floor.report(figures["floor"])]
-    tables.append("\n".join(f"- {line}" for line in goal_lines(figures["goals"])))
+    tables += goal_list(figures["goals"])
     return Outcome(figures, tables, [_chart(figures, shape)])
 
 
@@ -161,8 +161,14 @@ def _reached(
         yield "of what the CPU allows", {"goal": FLOOR_GOAL, "reached": reached}
 
 
-def goal_lines(goals: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """A sentence for each goal, which is at least so much unless it says at most."""
+def goal_list(goals: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A Markdown list with a sentence for each goal; nothing where there is none."""
+    lines = [f"- {line}" for line in _goal_lines(goals)]
+    return ["\n".join(lines)] if lines else []
+
+
+def _goal_lines(goals: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Each is at least so much unless it says at most."""
     for name, one in goals.items():
         at_most = bool(one.get("at_most"))
         good = one["reached"] <= one["goal"] if at_most else one["reached"] >= one["goal"]

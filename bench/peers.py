@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from bench import libtorrent_pair, servers, syncthing
+from bench import libtorrent_pair, rsync, servers, syncthing, web
 from bench.archid_pair import archid_pair
 from bench.network import network
 from bench.transfer import Contender, Open
@@ -17,19 +17,19 @@ FUZZY: Final = ("--fuzzy", "--delete-after")
 """What is deleted first cannot be taken for similar."""
 PEERS: Final[Mapping[str, tuple[Open, Callable[[], bool]]]] = {
     "syncthing": (syncthing.syncthing_pair, syncthing.installed),
-    "rsync": (servers.rsync_daemon, servers.has("rsync")),
+    "rsync": (rsync.rsync_daemon, servers.has("rsync")),
     "rsync-fsync": (
-        functools.partial(servers.rsync_daemon, name="rsync-fsync", options=["--fsync"]),
+        functools.partial(rsync.rsync_daemon, name="rsync-fsync", options=["--fsync"]),
         servers.has("rsync"),
     ),
     "rsync-fuzzy": (
-        functools.partial(servers.rsync_daemon, name="rsync-fuzzy", options=FUZZY),
+        functools.partial(rsync.rsync_daemon, name="rsync-fuzzy", options=FUZZY),
         servers.has("rsync"),
     ),
-    "rsync-ssh": (servers.rsync_ssh, servers.has("rsync", "ssh", "sshd", "ssh-keygen")),
-    "nginx": (servers.nginx_curl, servers.has("nginx", "curl", "openssl")),
+    "rsync-ssh": (rsync.rsync_ssh, servers.has("rsync", "ssh", "sshd", "ssh-keygen")),
+    "nginx": (web.nginx_curl, servers.has("nginx", "curl", "openssl")),
     "libtorrent": (libtorrent_pair.libtorrent_pair, libtorrent_pair.installed),
-    "casync": (servers.casync_http, servers.has("casync", "nginx")),
+    "casync": (web.casync_http, servers.has("casync", "nginx")),
 }
 
 

@@ -79,7 +79,8 @@ def _draw_one(chart: Chart, axis: Any) -> None:
             color=INK,
         )
     better = "more is better" if chart.higher_is_better else "less is better"
-    axis.set_title(f"{chart.title}, {chart.unit} ({better})", loc="left", fontsize=10, color=INK)
+    unit = f", {chart.unit}" if chart.unit else ""
+    axis.set_title(f"{chart.title}{unit} ({better})", loc="left", fontsize=10, color=INK)
     if chart.goal is not None:
         axis.axvline(chart.goal, color=GOAL, linewidth=1.2, linestyle=(0, (4, 2)))
         axis.annotate(

@@ -4,7 +4,7 @@
 
 One sender and one receiver process over loopback, the same certificates and the same blocks of
 1 MiB for both, alternating. Plain TCP through trio is measured beside them, as what the machine
-could do. Nothing is written or hashed. Prints a line for each and the ratio of the medians.
+could do. Nothing is written or hashed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import argparse
 import os
 import socket
 import ssl
-import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -26,8 +25,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from archid.identity import Identity
 from archid.net.certificates import issue, make_ca
 from archid.net.tls import TLSStream, client_context, server_context
+from bench.measuring import Spread, table
 from protocol.ids import FleetId
 
+OURS: Final = "archid's TLSStream"
 BLOCK: Final = os.urandom(1 << 20)
 Send = Callable[[trio.SocketStream, ssl.SSLContext, int], Awaitable[None]]
 Receive = Callable[[trio.SocketStream, ssl.SSLContext, int], Awaitable[None]]
@@ -76,7 +77,7 @@ async def receive_tls_stream(stream: trio.SocketStream, context: ssl.SSLContext,
 
 
 WAYS: Final[dict[str, tuple[Send, Receive]]] = {
-    "TLSStream": (send_tls_stream, receive_tls_stream),
+    OURS: (send_tls_stream, receive_tls_stream),
     "trio.SSLStream": (send_ssl_stream, receive_ssl_stream),
     "plain TCP": (send_tcp, receive_tcp),
 }
@@ -128,8 +129,8 @@ def make_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return server_context(nodes[0], [ca]), client_context(nodes[1], [ca])
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
-    """Run, print a table, and return its figures."""
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run, and return the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=3)
@@ -141,13 +142,22 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, object]:
             for way in WAYS:
                 seconds = measure(way, contexts, options.mib)
                 rates[way].append(options.mib * len(BLOCK) / 1e6 / seconds)
-    for way, found in rates.items():
-        middle = statistics.median(found)
-        print(f"{way:16} {middle:8.0f} MB/s  ({min(found):.0f} to {max(found):.0f})")
-    ratio = statistics.median(rates["TLSStream"]) / statistics.median(rates["trio.SSLStream"])
-    print(f"TLSStream is {ratio:.2f} times as fast as trio.SSLStream")
-    return {"mb_per_s": rates, "times_as_fast_as_trio": ratio}
+    spreads = {way: Spread.of(found) for way, found in rates.items()}
+    return {
+        "shape": {"mib": options.mib},
+        "programs": {way: {"mb_per_s": vars(spread)} for way, spread in spreads.items()},
+    }
+
+
+def report(figures: Mapping[str, Any]) -> str:
+    """A Markdown table."""
+    rates = {way: Spread(**one["mb_per_s"]) for way, one in figures["programs"].items()}
+    rows = [[way, rate.text(0)] for way, rate in rates.items()]
+    ratio = rates[OURS].median / rates["trio.SSLStream"].median
+    return (
+        f"{table(['way', 'MB/s'], rows)}\n\n{OURS} is {ratio:.2f} times as fast as trio.SSLStream."
+    )
 
 
 if __name__ == "__main__":
-    main()
+    print(report(main()))
