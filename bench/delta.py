@@ -61,10 +61,10 @@ def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     files = args.files or (20_000 if args.full else 2_000)
     rounds = args.rounds or 3
     peers = chosen(args.peers, SUITED)
-    large = _large_versions(base / "large", size)
+    large = large_versions(base / "large", size)
     found = run(base / "large-file", large, peers=peers, rounds=rounds)
     shutil.rmtree(base / "large")
-    small = _small_versions(base / "small", files)
+    small = small_versions(base / "small", files)
     others = [name for name in peers if SMALL_CHANGE in TAKES_PART.get(name, (SMALL_CHANGE,))]
     found |= run(base / "small-files", small, peers=others, rounds=rounds)
     changes = {change.name: change for change in (*large[1], *small[1])}
@@ -87,7 +87,8 @@ Versions = tuple[Path, Mapping[Change, Path]]
 Runs = dict[str, list[Transfer] | None]
 
 
-def _large_versions(base: Path, size: int) -> Versions:
+def large_versions(base: Path, size: int) -> Versions:
+    """One file, and the three changes of it."""
     before = _version(base, "before")
     write_input(before, InputShape(1, size))
     [film] = before.iterdir()
@@ -96,10 +97,11 @@ def _large_versions(base: Path, size: int) -> Versions:
     overwritten = _version(base, "overwritten")
     overwritten.mkdir()
     shutil.copyfile(film, overwritten / film.name)
-    places = sorted(dice.sample(range(size // MIB), min(OVERWRITES, size // MIB)))
+    apart = range(0, max(1, size // MIB - 1), 2)
+    places = sorted(dice.sample(apart, min(OVERWRITES, len(apart))))
     with (overwritten / film.name).open("r+b") as file:
         for n, place in enumerate(places):
-            # Not on a boundary of anything, but where it is in the last block.
+            # Not on a boundary of anything.
             file.seek(min(place * MIB + dice.randrange(MIB), size - MIB))
             file.write(b"".join(noise(f"overwrite/{n}", MIB)))
     _date_later(overwritten / film.name, film)
@@ -120,7 +122,8 @@ def _large_versions(base: Path, size: int) -> Versions:
     }
 
 
-def _small_versions(base: Path, files: int) -> Versions:
+def small_versions(base: Path, files: int) -> Versions:
+    """Many files, and the change of a few."""
     before = _version(base, "before")
     write_input(before, InputShape(files, SMALL_FILE_BYTES))
     after = _version(base, "after")

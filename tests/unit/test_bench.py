@@ -13,14 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from bench import comparing, history, idle, results
+from bench import comparing, delta, floor, history, idle, plots, responsive, results
 from bench.__main__ import BENCHMARKS, main
-from bench.benchmark import Outcome
+from bench.benchmark import Chart, Outcome
 from bench.inputs import InputShape, write_input
-from bench.measuring import ProcessMeter, Spread, family_switches, resident_mb, warm_memory
-from bench.pair import compare
+from bench.measuring import (
+    ProcessMeter,
+    Spread,
+    family_switches,
+    resident_mb,
+    run_metered,
+    warm_memory,
+)
+from bench.network import network
+from bench.pair import SMALL_FILE_BYTES, compare, goal_list
 from bench.syncthing import seconds_of
 from bench.transfer import TransferFailed
+from tests.fleet.hosts import require_tools
+from tests.fleet.namespaces import namespaces
 
 
 @pytest.fixture
@@ -217,3 +227,106 @@ def test_a_benchmark_that_runs_again_replaces_its_part_of_the_page(tmp_path: Pat
     assert page.index("| pair |") < page.index("| new |")
     assert "| old |" not in page
     assert "commit `aaaa1`" in page
+
+
+def test_what_passes_a_network_of_its_own_is_counted_and_it_goes_with_the_block() -> None:
+    require_tools()
+    program = (
+        "import socket\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "sending = socket.create_connection(listener.getsockname())\n"
+        "receiving, _ = listener.accept()\n"
+        "sending.sendall(bytes(100_000)); sending.close()\n"
+        "while receiving.recv(65536): pass\n"
+    )
+    with network("counted") as own:
+        assert own.namespace in namespaces()
+        before = own.passed()
+        subprocess.run([*own.prefix, sys.executable, "-c", program], check=True)
+        after = own.passed()
+    assert before is not None
+    assert after is not None
+    assert 100_000 < after - before < 110_000
+    assert own.namespace not in namespaces()
+
+
+def test_a_command_is_measured_with_its_children_and_fails_with_what_it_said() -> None:
+    busy = [sys.executable, "-c", "sum(range(3_000_000))"]
+    used, seconds = run_metered(["/bin/sh", "-c", '"$0" "$@"; true', *busy])
+    assert 0 < used.cpu_s < 60
+    assert seconds > 0
+    assert used.peak_mb > 1
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_metered(["/bin/sh", "-c", "echo no such film >&2; exit 3"])
+    assert failed.value.returncode == 3
+    assert "no such film" in failed.value.output
+
+
+def test_the_floor_adds_up_its_parts(tmp_path: Path) -> None:
+    found = floor.measure(tmp_path / "floor", 4 << 20)
+    assert set(found.parts) == {*floor.SENDER, *floor.RECEIVER}
+    assert not list((tmp_path / "floor").iterdir())
+    even = floor.Floor(dict.fromkeys(found.parts, 0.1))
+    assert even.sender == pytest.approx(0.3)
+    assert even.receiver == pytest.approx(0.4)
+    assert even.one_thread_an_end_mb_per_s == pytest.approx((1 << 30) / 1e6 / 0.4)
+
+
+def test_versions_differ_by_what_is_said_to_be_the_least_and_are_dated_apart(
+    tmp_path: Path,
+) -> None:
+    before, changes = delta.large_versions(tmp_path / "large", 16 << 20)
+    film = (before / "film.led").read_bytes()
+    found = {change.name: (change, next(folder.iterdir())) for change, folder in changes.items()}
+    change, path = found["overwritten"]
+    pairs = zip(film, path.read_bytes(), strict=True)
+    # One byte in 256 is the same by chance.
+    assert sum(one != other for one, other in pairs) == pytest.approx(change.least_bytes, rel=0.01)
+    assert path.stat().st_mtime > (before / "film.led").stat().st_mtime + 1
+    change, path = found["inserted"]
+    longer = path.read_bytes()
+    assert len(longer) - len(film) == change.least_bytes
+    assert longer.startswith(film[:5_000_000])
+    assert longer.endswith(film[-5_000_000:])
+    change, path = found["renamed"]
+    assert path.read_bytes() == film
+    assert path.name != "film.led"
+
+
+def test_one_in_a_hundred_files_is_another(tmp_path: Path) -> None:
+    before, changes = delta.small_versions(tmp_path / "small", 300)
+    [(change, after)] = changes.items()
+    differing = [
+        path
+        for path in before.rglob("*.bin")
+        if path.read_bytes() != (after / path.relative_to(before)).read_bytes()
+    ]
+    assert len(differing) == 3
+    assert change.least_bytes == 3 * SMALL_FILE_BYTES
+
+
+def test_a_goal_is_reached_or_missed_from_its_own_side() -> None:
+    [text] = goal_list(
+        {
+            "times as fast": {"goal": 2, "reached": 2.5},
+            "MB": {"goal": 11.5, "reached": 11.6, "at_most": True},
+        }
+    )
+    fast, wire = text.splitlines()
+    assert fast.endswith("at least 2: **reached**")
+    assert wire.endswith("at most 11.5: **missed**")
+
+
+def test_quantiles_of_answers_are_answers_that_came() -> None:
+    found = responsive.summary([float(value) for value in range(1, 101)])
+    assert found == {"p50": 51, "p99": 100, "max": 100, "answers": 100}
+
+
+def test_a_picture_is_drawn_where_there_is_something_to_draw_with(tmp_path: Path) -> None:
+    bars: dict[str, Spread | float] = {"archid": Spread(2, 1, 3), "peer": 900.0}
+    charts = [Chart("A title", "s", bars, goal=1), Chart("Another", "MB/s", {"archid": 0.0})]
+    picture = tmp_path / "picture.png"
+    plots.draw(charts, picture)
+    assert picture.exists() == plots.available()
+    if picture.exists():
+        assert picture.read_bytes().startswith(b"\x89PNG")
