@@ -7,6 +7,7 @@ skipped test is a claim that nobody checked.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in the background, and nohup whatever it starts, with these ignored,
+    # and every process of the tests would inherit that: what Ctrl-C ends would not end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line(
         "markers",
         "expect_errors(*events): the test makes these events be logged at ERROR",

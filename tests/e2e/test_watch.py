@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -27,9 +28,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFleet]:
         yield made
 
 
-def watching(node: FleetNode, *options: str) -> subprocess.Popen[str]:
+@contextmanager
+def watching(node: FleetNode, *options: str) -> Iterator[subprocess.Popen[str]]:
     command = node.command("watch", "--every", "0.2", *options)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # it has ended, or the test has failed
 
 
 def wait_for(process: subprocess.Popen[str], wanted: dict[str, str]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ TOOLS: Final = {
 CACHE: Final = Path("/var/tmp/archid-test-machines")
 BOOT_TIMEOUT_S: Final = 120.0
 JOURNAL_TIMEOUT_S: Final = 60.0
+THE_END: Final = b"THE_END"
 
 
 class MachineFailed(AssertionError):
@@ -245,8 +246,11 @@ def booted(base: Path, *, shown: Mapping[str, Path]) -> Iterator[Machine]:
             },
             start_new_session=True,
         )
+        listening = threading.Thread(target=_listen_on, args=(told,))
         try:
-            machine = Machine(process, console, _wait_until_up(told, process, console))
+            leader = _wait_until_up(told, process, console)
+            listening.start()
+            machine = Machine(process, console, leader)
             yield machine
             machine.power_off()
         finally:
@@ -254,9 +258,12 @@ def booted(base: Path, *, shown: Mapping[str, Path]) -> Iterator[Machine]:
                 # the end of its first process is the end of everything in a machine
                 children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
                 process.kill()
-                for leader in children.split():
-                    os.kill(int(leader), signal.SIGKILL)
+                for child in children.split():
+                    os.kill(int(child), signal.SIGKILL)
                 process.wait()
+            if listening.is_alive():
+                told.sendto(THE_END, told.getsockname())
+                listening.join()
 
 
 def _wait_until_up(told: socket.socket, process: subprocess.Popen[bytes], console: Path) -> int:
@@ -276,6 +283,17 @@ def _wait_until_up(told: socket.socket, process: subprocess.Popen[bytes], consol
         if leader and "READY=1" in message.splitlines():
             return leader
     raise MachineFailed(f"the machine did not boot:\n{_tail(console)}")
+
+
+def _listen_on(told: socket.socket) -> None:
+    """Take what a machine says of itself to its end.
+
+    Each reload of its units is told, and ten messages that nobody takes hold up systemd-nspawn,
+    and with it the machine.
+    """
+    told.settimeout(None)
+    while told.recv(4096) != THE_END:
+        pass
 
 
 def _tail(console: Path) -> str:

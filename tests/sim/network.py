@@ -66,6 +66,8 @@ class Network:
         self.links: dict[frozenset[NodeId], Link] = {}
         self.messages: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.heard_bytes: Counter[NodeId] = Counter()
+        """What has arrived at each node."""
         self.events = 0
         self._delays: dict[frozenset[NodeId], float] = {}
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -124,6 +126,7 @@ class Network:
 
         def arrive() -> None:
             if not link.dark and receiver not in link.gone and receiver in self.hosts:
+                self.heard_bytes[receiver] += size
                 self.note(sender, receiver, kind, data)
                 deliver()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -12,10 +13,21 @@ import pytest
 
 from protocol.facts import ROLE_ICE
 from protocol.peer_view import HOLDERS, NEIGHBOURS, SPARE
-from tests.sim.fleet import FleetSpec, SimFleet, played, quiet_spread
+from tests.sim.fleet import FleetSpec, SimFleet, Spread, played, quiet_spread
 
 HEAD_BYTES = 2000
 """About what one head with its Grants root has, after a month of heads."""
+HEARD_BYTES = 3500
+"""For each holder there is, what a server hears because of one head: two copies of that holder's
+state with its proof, and its share of heads, digests and the neighbours' states."""
+
+
+def spread_head(fleet: SimFleet) -> tuple[Spread, dict[str, tuple[int, int]], int]:
+    """One head in a fleet at rest, and the most bytes that a server heard because of it."""
+    before = Counter(fleet.net.heard_bytes)
+    spread, kinds = quiet_spread(fleet)
+    servers = [node for node, facts in fleet.facts.items() if facts.role == ROLE_ICE]
+    return spread, kinds, max(fleet.net.heard_bytes[node] - before[node] for node in servers)
 
 
 @cache
@@ -75,7 +87,7 @@ def test_a_head_reaches_all_within_a_second_and_costs_each_about_two_copies() ->
     resting = SimFleet(FleetSpec(seed=3))
     resting.start_all()
     resting.net.run(90.0)
-    spread, kinds = quiet_spread(resting)
+    spread, kinds, heard = spread_head(resting)
     assert len(spread.arrived) == 200
     assert spread.seconds() < 1.0
     messages, size = kinds["head"]
@@ -83,6 +95,7 @@ def test_a_head_reaches_all_within_a_second_and_costs_each_about_two_copies() ->
     assert size <= messages * HEAD_BYTES
     digests, _ = kinds["head digest"]
     assert digests <= 3 * 200
+    assert heard <= HEARD_BYTES * len(resting.holders)
 
 
 def test_one_seed_is_one_run_in_every_process() -> None:
@@ -110,8 +123,9 @@ def test_two_thousand_nodes_hear_of_a_head_as_soon_and_at_the_same_cost_each() -
     many = SimFleet(FleetSpec(seed=4, repos=9, sites=995))
     many.start_all()
     many.net.run(120.0)
-    spread, kinds = quiet_spread(many)
+    spread, kinds, heard = spread_head(many)
     assert len(spread.arrived) == 2000
+    assert heard <= HEARD_BYTES * len(many.holders), "ten times the servers, and not a byte more"
     assert spread.seconds() < 1.0
     assert kinds["head"][0] <= 2.5 * 2000
     assert many.wrongly_told == []
