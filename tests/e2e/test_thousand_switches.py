@@ -1,6 +1,7 @@
 """A player never sees two versions at once, however often a release is switched under it.
 
-The same player, with the same check, does see a mix when the links are moved one after the other.
+One opens the release anew for each round, another opens it once and stays with what it found. The
+same players, with the same check, do see a mix when the links are moved one after the other.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fleet.local import FleetNode
-from tests.fleet.player import playing
+from tests.fleet.player import AGAIN, ONCE, playing
 from tests.fleet.watched import watched_fleet
 
 KINDS = ("feature", "sas", "loop")
@@ -47,21 +48,26 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetNode]:
 
 @pytest.mark.long
 def test_a_thousand_switches_never_show_a_player_two_versions_at_once(room: FleetNode) -> None:
-    with playing(room.scripts / "releases", "film", *KINDS) as player:
+    played = (room.scripts / "releases", "film", *KINDS)
+    with playing(AGAIN, *played) as player, playing(ONCE, *played) as staying:
         for _ in range(SWITCHES // 2):
             room.call("rollback", release="film", reason="")
             assert room.call("activate", release="film", early=False)["changed"]
             assert not player.has_ended, "it saw a mix"
+            assert not staying.has_ended, "what it had opened changed"
     assert player.report["wrong"] is None
     assert player.report["seen"] == ["one", "two"]
-    assert player.report["rounds"] > 0
+    assert staying.report["wrong"] is None
+    assert staying.report["seen"] == ["two"]
+    assert min(player.report["rounds"], staying.report["rounds"]) > 1
     [delivery] = room.status()["deliveries"]
     assert delivery["state"] == "active"
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("how", [AGAIN, ONCE])
 def test_the_same_player_sees_a_mix_when_links_are_moved_one_by_one(
-    room: FleetNode, tmp_path: Path
+    room: FleetNode, tmp_path: Path, how: str
 ) -> None:
     active = (room.scripts / "releases" / "film").resolve()
     room.call("rollback", release="film", reason="")
@@ -72,7 +78,7 @@ def test_the_same_player_sees_a_mix_when_links_are_moved_one_by_one(
     for kind in KINDS:
         (naive / kind).symlink_to((active / kind).resolve())
     deadline = time.monotonic() + PATIENCE_S
-    with playing(tmp_path, "film", *KINDS) as player:
+    with playing(how, tmp_path, "film", *KINDS) as player:
         while not player.has_ended and time.monotonic() < deadline:
             for bundle in (previous, active):
                 for kind in KINDS:

@@ -1,8 +1,9 @@
-"""A player: a process that resolves a release once, reads all of it, and does so again and again.
+"""A player: a process that resolves a release once and reads all of it, again and again.
 
-``python -m tests.fleet.player FOLDER RELEASE KIND...`` reads ``cue`` of every kind below the
-folder that the link led to when it was opened. It ends with its standard input, or as soon as what
-it opened once was not of one and the same version, and says in JSON what it saw.
+``python -m tests.fleet.player HOW FOLDER RELEASE KIND...`` reads ``cue`` of every kind below the
+folder that the link led to when it was opened: in each round anew (``again``), or once at the
+beginning (``once``). It ends with its standard input, or as soon as what it opened once was not of
+one and the same version, and says in JSON what it saw.
 """
 
 from __future__ import annotations
@@ -16,32 +17,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+AGAIN: Final = "again"
+ONCE: Final = "once"
 
 
-def play_once(folder: Path, release: str, kinds: Sequence[str]) -> list[str]:
+def play_once(bundle: int, kinds: Sequence[str]) -> list[str]:
     """The first word of every kind's ``cue``, all below one opened folder; raises OSError."""
-    bundle = os.open(folder / release, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        words = []
-        for kind in kinds:
-            cue = os.open(f"{kind}/cue", os.O_RDONLY, dir_fd=bundle)
-            try:
-                words.append(os.read(cue, 4096).split()[0].decode())
-            finally:
-                os.close(cue)
-        return words
-    finally:
-        os.close(bundle)
+    words = []
+    for kind in kinds:
+        cue = os.open(f"{kind}/cue", os.O_RDONLY, dir_fd=bundle)
+        try:
+            words.append(os.read(cue, 4096).split()[0].decode())
+        finally:
+            os.close(cue)
+    return words
 
 
-def main(folder: str, release: str, *kinds: str) -> None:
+def main(how: str, folder: str, release: str, *kinds: str) -> None:
     """Read until standard input ends or something is wrong."""
+    link = Path(folder) / release
     rounds, seen, wrong = 0, set(), None
+    bundle = os.open(link, os.O_RDONLY | os.O_DIRECTORY)
     _say("reading")
     while wrong is None and not select.select([sys.stdin], [], [], 0)[0]:
         try:
-            words = play_once(Path(folder), release, kinds)
+            if how == AGAIN:
+                os.close(bundle)
+                bundle = os.open(link, os.O_RDONLY | os.O_DIRECTORY)
+            words = play_once(bundle, kinds)
         except OSError as error:
             wrong = f"{error}"
             break
@@ -49,6 +54,8 @@ def main(folder: str, release: str, *kinds: str) -> None:
         seen.update(words)
         if len(set(words)) != 1:
             wrong = " and ".join(words)
+        elif how == ONCE and len(seen) != 1:
+            wrong = " and ".join(sorted(seen))
     _say(json.dumps({"rounds": rounds, "seen": sorted(seen), "wrong": wrong}))
 
 
@@ -70,10 +77,10 @@ class Player:
 
 
 @contextmanager
-def playing(folder: Path, release: str, *kinds: str) -> Iterator[Player]:
-    """A player that reads below `folder` during the body."""
+def playing(how: str, folder: Path, release: str, *kinds: str) -> Iterator[Player]:
+    """A player that reads below `folder` during the body, as `AGAIN` or `ONCE` say."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.fleet.player", str(folder), release, *kinds],
+        [sys.executable, "-m", "tests.fleet.player", how, str(folder), release, *kinds],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
