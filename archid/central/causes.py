@@ -98,7 +98,7 @@ def _by_state(one: Situation) -> Cause:
             return Cause(f"{one.node} plays generation {one.generation}", None, True)
         case "rolled_back":
             return Cause(
-                f"{one.node} was rolled back by hand: {one.reason}",
+                f"{one.node} was rolled back {one.reason}",
                 f"archid activate {one.release} there ends it, or apply a newer generation",
                 False,
             )

@@ -292,6 +292,6 @@ def held_because(hold: Hold) -> str:
     moment = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(hold.at_s))
     why = f" ({hold.reason})" if hold.reason else ""
     return (
-        f"rolled back from generation {hold.generation} at {moment}{why}; it stays until a newer"
+        f"by hand, from generation {hold.generation}, at {moment}{why}; it stays until a newer"
         f" generation is granted or archid activate {hold.name} ends it"
     )

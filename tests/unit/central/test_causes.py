@@ -66,8 +66,8 @@ FULL = DiskFull(Path("/srv"), needed_bytes=2_000_000_000, available_bytes=1_000_
         ({"state": "active", "now_s": START_S + 5, "health_reasons": CLOCK_OFF}, "plays", True),
         ({"state": "active", "now_s": START_S + 5}, "plays generation 2", True),
         (
-            {"state": "rolled_back", "reason": "rolled back from generation 2"},
-            "was rolled back by hand: rolled back from generation 2",
+            {"state": "rolled_back", "reason": "by hand, from generation 2"},
+            "was rolled back by hand, from generation 2",
             False,
         ),
         ({"state": "ended"}, "film ended at", True),
