@@ -3,7 +3,7 @@
 PY := .venv/bin/python
 # The files of tests are shared out among the cores; each has its own folders, ports and hosts.
 SIDE_BY_SIDE := -n auto --dist loadfile
-BENCH_PEERS := syncthing rsync nginx-light casync curl openssl openssh-client openssh-server iproute2 nftables
+BENCH_PEERS := syncthing rsync nginx-light casync curl openssl openssh-client openssh-server iproute2 nftables iperf3 iputils-ping
 
 .PHONY: help demo install uninstall test test-long lint format bench bench-peers lock lock-check venv clean
 
@@ -44,7 +44,7 @@ bench: ## measure, into bench/results/; BENCH_ARGS="pair --full" for one, and th
 	$(PY) -m bench --results bench/results $(BENCH_ARGS)
 
 bench-peers: ## install what archid is measured beside (Debian, as root; libtorrent into .venv)
-	apt-get install -y --no-install-recommends $(BENCH_PEERS) iperf3 iputils-ping
+	apt-get install -y --no-install-recommends $(BENCH_PEERS)
 	@.ci/bootstrap bench
 
 lock: venv ## make the locks again after a change of pyproject.toml; LOCK_ARGS=--upgrade for newer versions
