@@ -208,6 +208,8 @@ def main(arguments: list[str]) -> None:
         Direction(ends[0], ends[1], float(delay), Losses(float(loss), dice.random)),
         Direction(ends[1], ends[0], float(delay), Losses(float(loss), dice.random)),
     )
+    with suppress(PermissionError):  # to be on time on a busy machine
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     os.write(sys.stdout.fileno(), READY)
     carry(directions, sys.stdin.fileno())
 
