@@ -16,7 +16,19 @@ log = get_logger(__name__)
 
 
 def notify(*assignments: str) -> None:
-    """Send assignments such as ``READY=1`` or ``STATUS=...``; a missing listener is no error."""
+    """Send assignments such as ``READY=1`` or ``STATUS=...``; a missing listener is no error.
+
+    Waits while the listener takes nothing, as a start that it misses would be a failed one.
+    """
+    _send(assignments, 0)
+
+
+def notify_if_heard(*assignments: str) -> None:
+    """The same for what says nothing new: left out while the listener takes nothing."""
+    _send(assignments, socket.MSG_DONTWAIT)
+
+
+def _send(assignments: tuple[str, ...], flags: int) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
@@ -24,6 +36,8 @@ def notify(*assignments: str) -> None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-            sender.sendto("\n".join(assignments).encode(), address)
+            sender.sendto("\n".join(assignments).encode(), flags, address)
+    except BlockingIOError:
+        return
     except OSError as error:
         log.warning("notify_failed", reason=str(error))

@@ -15,7 +15,7 @@ from archid.daemon.opening import open_state
 from archid.daemon.runtime import prepare_process
 from archid.errors import ArchidError
 from archid.log import configure
-from archid.notify import notify
+from archid.notify import notify_if_heard
 
 
 async def run(config: Config, source: Path | None = None) -> None:
@@ -33,7 +33,7 @@ async def run(config: Config, source: Path | None = None) -> None:
         except* ArchidError as group:
             raise first_of(group) from group
         finally:
-            notify("STOPPING=1")
+            notify_if_heard("STOPPING=1")
 
 
 def first_of(group: BaseExceptionGroup[ArchidError]) -> ArchidError:

@@ -20,7 +20,7 @@ from archid.config_errors import key_in_file
 from archid.errors import ArchidError
 from archid.events import EventHub
 from archid.log import get_logger
-from archid.notify import notify
+from archid.notify import notify_if_heard
 
 log = get_logger(__name__)
 
@@ -108,7 +108,9 @@ class Reloader:
             fresh = await trio.to_thread.run_sync(load_config, self._source)
         except ArchidError as error:
             log.error("config_not_reloaded", path=self._source, why=error.sentence)
-            notify("STATUS=The configuration has a mistake; the earlier one stays in effect")
+            notify_if_heard(
+                "STATUS=The configuration has a mistake; the earlier one stays in effect"
+            )
             self._events.publish("config.not_reloaded", code=error.code, sentence=error.sentence)
             return
         reloaded = take_up(self._config, fresh)
@@ -121,7 +123,7 @@ class Reloader:
                 keys=reloaded.needs_restart,
                 effect="these keys were changed in the file and take effect at the next start",
             )
-        notify(f"STATUS=archid {self._config.node.role} is ready")
+        notify_if_heard(f"STATUS=archid {self._config.node.role} is ready")
         self._events.publish(
             "config.reloaded",
             changed=list(reloaded.changed),

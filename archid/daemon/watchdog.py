@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from archid.log import get_logger
-from archid.notify import notify
+from archid.notify import notify_if_heard
 
 log = get_logger(__name__)
 
@@ -40,5 +40,5 @@ async def show_life() -> None:
     if interval_s is None:
         return
     while True:
-        notify("WATCHDOG=1")
+        notify_if_heard("WATCHDOG=1")
         await trio.sleep(interval_s / SIGNS_IN_AN_INTERVAL)

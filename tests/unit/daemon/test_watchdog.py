@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from archid.daemon.watchdog import show_life, watchdog_interval_s
+
+QUEUE_LENGTH = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+"""So many messages wait at a socket that nobody reads, and no more."""
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,22 @@ async def test_life_is_shown_three_times_an_interval_and_only_while_the_loop_tur
         mock_clock.jump(1.9)
         await wait_all_tasks_blocked()
         assert signs(told) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_service_manager_that_takes_nothing_does_not_hold_up_the_daemon(
+    told: socket.socket, mock_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(show_life)
+        for _ in range(QUEUE_LENGTH + 10):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(2)
+        await wait_all_tasks_blocked()
+        assert 0 < signs(told) < QUEUE_LENGTH + 10
+        mock_clock.jump(2)
+        await wait_all_tasks_blocked()
+        assert signs(told) == 1
         nursery.cancel_scope.cancel()
 
 
