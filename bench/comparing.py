@@ -20,7 +20,7 @@ from bench.measuring import Spread, table
 MARGIN: Final = 1.25
 OURS: Final = "archid"
 HIGHER_IS_BETTER: Final = ("per_s", "_share")
-NOT_COMPARED: Final = ("shape", "goals", "its_time_over_archids")
+NOT_COMPARED: Final = ("shape", "goals", "its_time_over_archids", "floor", "least_mb", "answers")
 
 Path_ = tuple[str, ...]
 
