@@ -9,6 +9,7 @@ import argparse
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from archid.errors import ArchidError
 from archid.quantities import parse_size
 from archid.store.tree_folder import remove_tree
 from bench import (
@@ -37,6 +39,9 @@ from bench.benchmark import Benchmark, Outcome
 from bench.measuring import describe_machine
 from bench.peers import PEERS
 from bench.transfer import TransferFailed
+from tests.fleet.local import CommandFailed
+from tests.fleet.namespaces import NetworkFailed
+from tests.fleet.process import DaemonFailed
 
 
 def _ingest(base: Path, args: argparse.Namespace) -> Outcome:
@@ -70,6 +75,17 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
 }
 
 
+FAILURES: Final = (
+    TransferFailed,
+    ArchidError,
+    CommandFailed,
+    DaemonFailed,
+    NetworkFailed,
+    subprocess.CalledProcessError,
+)
+"""What a program under test, or a tool, may end with: the next benchmark goes on."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for; returns 1 when a program under test failed."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -91,10 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=args.folder))
         try:
             outcome = BENCHMARKS[name].run(base, args)
-        except TransferFailed as error:
+        except FAILURES as error:
             failed = True
-            print(f"{name} failed: {error}\nIts files are left in {base}", file=sys.stderr)
+            said = getattr(error, "output", None) or ""
+            print(f"{name} failed: {error}\n{said}Its files are left in {base}", file=sys.stderr)
             continue
+        except BaseException:  # it was stopped, or is wrong itself
+            remove_tree(base)
+            raise
         remove_tree(base)
         print(*outcome.tables, sep="\n\n", flush=True)
         found["benchmarks"][name] = outcome.figures

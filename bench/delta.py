@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from bench.benchmark import Chart, Outcome
 from bench.inputs import InputShape, write_input
-from bench.measuring import Spread, table, warm_files, warm_memory
+from bench.measuring import Spread, say, table, warm_files, warm_memory
 from bench.pair import SMALL_FILE_BYTES, SPARE_BYTES, compare, goal_list
 from bench.peers import chosen, installed_peers, opened
 from bench.transfer import Contender, Transfer, counted_transfer
@@ -172,6 +172,7 @@ def run(
                     if change.name not in TAKES_PART.get(contender.name, (change.name,)):
                         continue
                     done = _round(contender, before, after)
+                    say(f"{change.name}, {contender.name}: {done.seconds:.2f} s")
                     runs = found[change.name].setdefault(contender.name, [])
                     assert runs is not None
                     runs.append(done)

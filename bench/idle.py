@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from bench.archid_pair import TIMES, one_byte
 from bench.benchmark import Chart, Outcome
-from bench.measuring import ProcessMeter, family_switches, resident_mb, significant, table
+from bench.measuring import ProcessMeter, family_switches, resident_mb, say, significant, table
 from bench.network import device_totals
 from bench.peers import chosen, installed_peers, opened
 from tests.fleet.hosts import Host, internet
@@ -95,6 +95,7 @@ def run(
         for number in range(1, nodes - 1 - REPOS):
             _join(fleet, number, others[REPOS + number])
         ours = Watched(node.process.pid, _packets(server, "eth0"))
+        say(f"{len(fleet.nodes)} nodes run")
         if fresh:
             found |= _watch({"archid, fresh": ours}, rest_s, watch_s)
         _bring(fleet, node, source)
@@ -151,6 +152,7 @@ def _packets(host: Host | None, device: str) -> Callable[[], int | None]:
 
 def _watch(watched: Mapping[str, Watched], rest_s: float, watch_s: float) -> dict[str, Rest]:
     """Let the processes come to rest, then watch them all for the same while."""
+    say(f"waiting {rest_s:.0f} s for rest, then watching {', '.join(watched)} for {watch_s:.0f} s")
     time.sleep(rest_s)
     before = {
         name: (ProcessMeter(one.pid), family_switches(one.pid), one.packets())

@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -190,6 +191,11 @@ def describe_machine() -> str:
         f"{os.cpu_count()} cores {model}, {memory:.0f} GiB, Linux {platform.release()},"
         f" CPython {platform.python_version()}"
     )
+
+
+def say(text: str) -> None:
+    """Tell whoever waits how far it is; tables go to the other output."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from bench import floor
 from bench.benchmark import Chart, Outcome
 from bench.inputs import InputShape, write_input
-from bench.measuring import Spread, table, warm_files, warm_memory
+from bench.measuring import Spread, say, table, warm_files, warm_memory
 from bench.peers import chosen, installed_peers, opened
 from bench.transfer import Contender, Transfer, TransferFailed, counted_transfer
 
@@ -51,7 +51,7 @@ def pair(base: Path, args: argparse.Namespace) -> Outcome:
 
 def small(base: Path, args: argparse.Namespace) -> Outcome:
     """Many small files."""
-    files = args.files or (20_000 if args.full else 5_000)
+    files = args.files or (20_000 if args.full else 2_000)
     return _outcome(base, InputShape(files, SMALL_FILE_BYTES), args, SMALL_GOALS)
 
 
@@ -94,6 +94,7 @@ def _round(contender: Contender, source: Path, shape: InputShape) -> Transfer:
         warm_files(source)
         warm_memory(2 * shape.size_bytes + SPARE_BYTES)
         done = counted_transfer(contender, destination)
+        say(f"{contender.name}: {done.seconds:.2f} s")
         compare(source, contender.tree(destination))
         return done
 

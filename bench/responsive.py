@@ -19,7 +19,7 @@ from archid.control.client import ControlClient
 from bench.archid_pair import ArchidPair, archid_pair
 from bench.benchmark import Chart, Outcome
 from bench.inputs import InputShape, write_input
-from bench.measuring import Spread, significant, table, warm_files, warm_memory
+from bench.measuring import Spread, say, significant, table, warm_files, warm_memory
 from bench.network import network
 from bench.pair import SPARE_BYTES, compare
 
@@ -90,6 +90,7 @@ def _round(pair: ArchidPair, source: Path, size: int, found: Latencies) -> float
         sockets = {"source": pair.central.socket, "destination": node.socket}
         with _asked({f"archid {name}, transfer": one for name, one in sockets.items()}, found):
             done = pair.transfer(node)
+        say(f"archid: {done.seconds:.2f} s")
         compare(source, pair.tree(node))
         with _asked({f"archid {name}, at rest": one for name, one in sockets.items()}, found):
             time.sleep(REST_S)
