@@ -31,10 +31,15 @@ from archid.config_fields import (
     MetricsAddress,
     NodeName,
     PeerCount,
+    RateLimit,
     Size,
+    SlotCount,
     SocketPath,
+    TimeZone,
+    WeeklyGrid,
 )
 from archid.errors import Denied
+from archid.rates import Rates
 
 CONFIG_VERSION: Final = 1
 DEFAULT_CONFIG_PATH: Final = Path("/etc/archid/archid.toml")
@@ -65,6 +70,36 @@ class NetworkSettings(_Section):
     advertise: DialledAddresses = ()
     peers: DialledAddresses = ()
     max_peers: PeerCount = 4096
+
+
+class LimitsSettings(_Section):
+    """How much may go over which line at which hours."""
+
+    up_rate: RateLimit = Field(default=None, alias="up")
+    down_rate: RateLimit = Field(default=None, alias="down")
+    outside_up_rate: RateLimit = Field(default=None, alias="outside_up")
+    outside_down_rate: RateLimit = Field(default=None, alias="outside_down")
+    per_site_up_rate: RateLimit = Field(default=None, alias="per_site_up")
+    per_site_down_rate: RateLimit = Field(default=None, alias="per_site_down")
+    per_peer_up_rate: RateLimit = Field(default=None, alias="per_peer_up")
+    per_peer_down_rate: RateLimit = Field(default=None, alias="per_peer_down")
+    weekly: WeeklyGrid = ()
+    time_zone: TimeZone = ""
+    upload_slots: SlotCount = 200
+
+    @property
+    def rates(self) -> Rates:
+        """Those that hold while no line of `weekly` says otherwise."""
+        return Rates(
+            up=self.up_rate,
+            down=self.down_rate,
+            outside_up=self.outside_up_rate,
+            outside_down=self.outside_down_rate,
+            per_site_up=self.per_site_up_rate,
+            per_site_down=self.per_site_down_rate,
+            per_peer_up=self.per_peer_up_rate,
+            per_peer_down=self.per_peer_down_rate,
+        )
 
 
 class StorageSettings(_Section):
@@ -148,6 +183,7 @@ class Config(_Section):
     version: Literal[1]
     node: NodeSettings
     network: NetworkSettings = NetworkSettings()
+    limits: LimitsSettings = LimitsSettings()
     storage: StorageSettings = StorageSettings()
     player: PlayerSettings = PlayerSettings()
     control: ControlSettings = ControlSettings()

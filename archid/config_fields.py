@@ -15,12 +15,16 @@ from typing import Annotated, Final
 from pydantic import BeforeValidator
 
 from archid.addresses import Address, parse_address
+from archid.local_time import find_zone
 from archid.quantities import parse_duration, parse_size
+from archid.rates import parse_rate
+from archid.weekly_grid import MAX_LINES, GridLine, parse_grid_line
 
 MAX_SOCKET_PATH_BYTES: Final = 107  # sun_path of unix(7), without its final zero
 
 METRICS_PORT: Final = 9764
 MAX_PEERS: Final = 60_000
+MAX_UPLOAD_SLOTS: Final = 10_000
 
 _GROUP: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}")
 _NODE_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
@@ -104,6 +108,25 @@ def _peer_count(value: object) -> object:
     return value
 
 
+def _slot_count(value: object) -> object:
+    if isinstance(value, int) and not 1 <= value <= MAX_UPLOAD_SLOTS:
+        raise ValueError(f"{value} is not a number from 1 to {MAX_UPLOAD_SLOTS}")
+    return value
+
+
+def _time_zone(text: str) -> str:
+    if text:
+        find_zone(text)
+    return text
+
+
+def _grid(value: object) -> object:
+    lines = _each(parse_grid_line)(value)
+    if isinstance(lines, tuple) and len(lines) > MAX_LINES:
+        raise ValueError(f"it has {len(lines)} lines; at most {MAX_LINES} are allowed")
+    return lines
+
+
 def _database_url(text: str) -> str:
     if text and not text.startswith(("sqlite:///", "postgresql://", "postgresql+")):
         # the text itself may hold a password, so it is not repeated
@@ -111,6 +134,10 @@ def _database_url(text: str) -> str:
     return text
 
 
+RateLimit = Annotated[int | None, BeforeValidator(_from_text(parse_rate))]
+WeeklyGrid = Annotated[tuple[GridLine, ...], BeforeValidator(_grid)]
+TimeZone = Annotated[str, BeforeValidator(_from_text(_time_zone))]
+SlotCount = Annotated[int, BeforeValidator(_slot_count)]
 PeerCount = Annotated[int, BeforeValidator(_peer_count)]
 AbsolutePath = Annotated[Path, BeforeValidator(_from_text(_absolute_path))]
 SocketPath = Annotated[Path, BeforeValidator(_from_text(_socket_path))]

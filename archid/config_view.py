@@ -19,6 +19,7 @@ from archid.addresses import Address
 from archid.config import Config
 from archid.config_errors import key_in_file
 from archid.quantities import format_duration, format_size
+from archid.rates import format_rate
 
 Plain = str | int | list[str]
 
@@ -69,6 +70,8 @@ def _plain(name: str, value: object) -> Plain:
         return format_duration(value)
     if isinstance(value, tuple):
         return [str(item) for item in value]
+    if name.endswith("_rate") and (value is None or isinstance(value, int)):
+        return format_rate(value)
     if value is None:
         return ""
     if isinstance(value, (Path, Address)):

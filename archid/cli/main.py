@@ -47,6 +47,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "rollback": ("rollback", "Switch a release back to what was there before."),
     "pin": ("pin", "Keep a version on this node, whatever happens."),
     "unpin": ("unpin", "Take a pin away."),
+    "limits": ("limits", "Show or change how much goes over which line."),
     "gc": ("gc", "Remove what nothing needs any more, or show what that would be."),
     "config": ("config", "Check or show the configuration."),
     "replay": ("replay", "Go through the log of a fetch again."),

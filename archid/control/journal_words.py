@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from archid.journal import Entry, Scalar
+from archid.rates import RATE_KEYS, UNLIMITED, format_rate
 
 Plain = str | int | bool | None
 Fields = Mapping[str, Plain]
@@ -83,8 +85,25 @@ def _operation(fields: Fields) -> str:
     return f"{fields['user']}: {what}{' ' + about if about else ''}{outcome}"
 
 
+def _limits_set(fields: Fields) -> str:
+    said = [f"{key} to {_rate(fields[key])}" for key in RATE_KEYS if key in fields]
+    until_s = fields.get("until_s")
+    end = ""
+    if isinstance(until_s, int):
+        end = f" until {datetime.fromtimestamp(until_s).astimezone():%Y-%m-%d %H:%M %Z}"
+    return f"{fields['by']} limited {', '.join(said)}{end}"
+
+
+def _rate(value: Plain) -> str:
+    return format_rate(value) if isinstance(value, int) else UNLIMITED
+
+
 SENTENCES: Final[dict[str, Callable[[Fields], str]]] = {
     OPERATION: _operation,
+    "limits_set": _limits_set,
+    "limits_cleared": lambda fields: (
+        f"{fields['by']} let the configuration limit {fields['limits']} again"
+    ),
     "release_activated": _release("was switched to"),
     "release_withdrawn": _release("was taken away, since it was withdrawn"),
     "release_rolled_back": _rolled_back,

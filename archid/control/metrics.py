@@ -69,6 +69,15 @@ METRICS: Final[dict[str, Described]] = {
     "archid_gossip_bytes": Described(
         CounterMetricFamily, "What nodes tell one another unasked", ("direction",)
     ),
+    "archid_limit_bytes_per_second": Described(
+        GaugeMetricFamily, "Limits in force now; none for what is not limited", ("limit",)
+    ),
+    "archid_upload_slots": Described(GaugeMetricFamily, "Spans that may be sent at once"),
+    "archid_upload_slots_used": Described(GaugeMetricFamily, "Those that are being sent"),
+    "archid_uploads_waiting": Described(GaugeMetricFamily, "Requests that wait for a slot"),
+    "archid_uploads_refused": Described(
+        CounterMetricFamily, "Requests that were told that this node is busy"
+    ),
     "archid_storage_free_bytes": Described(GaugeMetricFamily, "Free where the scripts are"),
     "archid_storage_size_bytes": Described(GaugeMetricFamily, "All there is where they are"),
     "archid_storage_held_bytes": Described(GaugeMetricFamily, "Content that is held here"),
@@ -141,6 +150,16 @@ def _of_node(status: Json) -> Iterator[tuple[str, Values]]:
         yield "archid_head_issued_timestamp_seconds", _plain(trust["issued_s"])
         yield "archid_head_expires_timestamp_seconds", _plain(trust["expires_s"])
     yield from _of_traffic(status)
+    limits = [one for one in status["limits"] if one["rate_bytes_per_s"] is not None]
+    yield (
+        "archid_limit_bytes_per_second",
+        [((one["key"],), one["rate_bytes_per_s"]) for one in limits],
+    )
+    slots = status["upload_slots"]
+    yield "archid_upload_slots", _plain(slots["limit"])
+    yield "archid_upload_slots_used", _plain(slots["in_use"])
+    yield "archid_uploads_waiting", _plain(slots["waiting"])
+    yield "archid_uploads_refused", _plain(slots["refused"])
     storage = status["storage"]
     yield "archid_storage_free_bytes", _plain(storage["free_bytes"])
     yield "archid_storage_size_bytes", _plain(storage["total_bytes"])

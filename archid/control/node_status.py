@@ -17,6 +17,7 @@ import trio
 from archid import __version__
 from archid.addresses import Address
 from archid.control.connections import connections, traffic_by_node
+from archid.control.limits_methods import in_force_json, upload_slots_json
 from archid.errors import StorageError
 from archid.membership import Membership
 from archid.net.dialer import Dialer
@@ -29,6 +30,7 @@ from archid.sync.deliveries import Deliveries, Delivery, DeliveryState
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.fetcher import Fetcher
 from archid.sync.healing import Healing
+from archid.sync.limits import Limits
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.trust_keeper import TrustKeeper
 from protocol.facts import Entry
@@ -73,6 +75,7 @@ class NodeStatus:
     library: Library
     healing: Healing
     documents: DocumentStore
+    limits: Limits
     started_s: int
     deliveries: Deliveries | None = None
     extra_reasons: Callable[[], Sequence[Reason]] = lambda: ()
@@ -127,6 +130,8 @@ class NodeStatus:
                 "gossip_sent_bytes": traffic.gossip_bytes_sent,
                 "nodes": self.nodes_met(),
             },
+            "limits": in_force_json(self.limits.held()),
+            "upload_slots": upload_slots_json(self.limits.slots),
             "pins": await trio.to_thread.run_sync(self.pins),
         }
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from archid.control.life_schema import LIFE_METHODS
 from archid.control.life_shapes import PIN
+from archid.control.limits_schema import LIMITS_IN_FORCE, LIMITS_METHODS, UPLOAD_SLOTS
 from archid.control.method import ALL_ROLES as ALL_ROLES  # noqa: PLC0414 - what others import
 from archid.control.method import NAME, PLACE, Method
 from archid.control.shapes import (
@@ -89,6 +90,8 @@ STATUS: Final = opened(
         trees=COUNT,
     ),
     traffic=TRAFFIC,
+    limits=LIMITS_IN_FORCE,
+    upload_slots=UPLOAD_SLOTS,
     pins=array(PIN),
 )
 
@@ -349,6 +352,7 @@ METHODS: Final[dict[str, Method]] = {
         ),
         Method("stop", params=strict(), result=opened(stopping=BOOLEAN), changes=True),
         *LIFE_METHODS,
+        *LIMITS_METHODS,
     )
 }
 

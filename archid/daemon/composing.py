@@ -24,6 +24,7 @@ from archid.config import Config
 from archid.control.account import account_of
 from archid.control.journal_methods import with_journal
 from archid.control.keeping_methods import KeepingMethods
+from archid.control.limits_methods import LimitsMethods, counted
 from archid.control.node_methods import Listed, NodeMethods
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.server import ControlServer, Handler
@@ -51,6 +52,7 @@ from archid.sync.address_book import AddressBook
 from archid.sync.deliveries import Deliveries
 from archid.sync.fetcher import Fetcher
 from archid.sync.healing import Healing
+from archid.sync.limits import Limits
 from archid.sync.links import Links
 from archid.sync.listings import Listings
 from archid.sync.own_leaf import OwnLeaf
@@ -95,6 +97,7 @@ class Node:
             events=self.events,
         )
         self.directory = PeerDirectory(self.events)
+        self.pacing = Pacing(self._site)
         self.leaf = OwnLeaf(node, keeper=self.keeper, directory=self.directory, events=self.events)
         self.fetcher = Fetcher(
             node,
@@ -145,6 +148,13 @@ class Node:
             events=self.events,
             keep_ungranted=lambda: self._config.storage.keep_ungranted,
         )
+        self.limits = Limits(
+            config.limits,
+            pacing=self.pacing,
+            slots=self.directory.spans.slots,
+            journal=state.journal,
+            events=self.events,
+        )
         self._keeping = KeepingMethods(state.library, self.collector)
         self.addresses = AddressBook(
             state.paths.addresses, node, config.node.role, self._advertised()
@@ -189,7 +199,6 @@ class Node:
             states=self.states,
             on_admitted=self._central.on_admitted if self._central else _nothing,
         )
-        self.pacing = Pacing(self._site)
         settings = PeerSettings()
         joining = JoinServer(
             doorkeeper=self._doorkeeper,
@@ -250,6 +259,8 @@ class Node:
         """Run until stopped; raises ArchidError when a service cannot start."""
         token = trio.lowlevel.current_trio_token()
         self._state.library.on_loss = lambda: token.run_sync_soon(self.fetcher.look_again)
+        await trio.to_thread.run_sync(self.limits.load)
+        self.limits.apply()
         await self.leaf.load()
         self._listener = await open_listener(self._config.network.listen)
         try:
@@ -293,6 +304,7 @@ class Node:
             self._certificates.run,
             self._release_idle,
             self.collector.run,
+            self.limits.run,
             show_life,
             lambda: self._metrics.run(self._status),
         ]
@@ -329,6 +341,7 @@ class Node:
         configure(config.log)
         self._state.library.keep_free_bytes = config.storage.keep_free_bytes
         self.healing.take_up(config.storage)
+        self.limits.take_up(config.limits)
         if self._control is not None:
             self._control.set_admin_group(config.control.admin_group)
         if self._central is not None:
@@ -372,6 +385,7 @@ class Node:
             library=self._state.library,
             healing=self.healing,
             documents=self._state.documents,
+            limits=self.limits,
             started_s=int(time.time()),
             deliveries=self.deliveries,
             extra_reasons=self._reasons,
@@ -395,6 +409,9 @@ class Node:
         handlers = {
             **methods.handlers(),
             **self._keeping.handlers(),
+            **LimitsMethods(
+                self.limits, partial(counted, self.switchboard), own_site=self._site
+            ).handlers(),
             **moving_handlers(self._state.library, self.fetcher, self.deliveries, self._replicator),
         }
         if self._central is not None:

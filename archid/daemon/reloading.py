@@ -27,6 +27,17 @@ log = get_logger(__name__)
 RELOADABLE: Final = frozenset(
     {
         "network.peers",
+        "limits.up",
+        "limits.down",
+        "limits.outside_up",
+        "limits.outside_down",
+        "limits.per_site_up",
+        "limits.per_site_down",
+        "limits.per_peer_up",
+        "limits.per_peer_down",
+        "limits.weekly",
+        "limits.time_zone",
+        "limits.upload_slots",
         "storage.keep_free",
         "storage.keep_ungranted",
         "storage.scrub_rate",

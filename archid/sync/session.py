@@ -120,7 +120,9 @@ class Session:
             await self._refuse(request, ErrorCode.INTERNAL, "this node cannot read it now")
 
     def _slot(self, request: Request) -> AbstractAsyncContextManager[None]:
-        return self._spans.slots.one() if isinstance(request, GetSpan | GetAny) else nullcontext()
+        if isinstance(request, GetSpan | GetAny):
+            return self._spans.slots.one(self._peer.facts.node)
+        return nullcontext()
 
     async def _refuse(self, request: Request, code: ErrorCode, text: str) -> None:
         # Who looks for a version asks everybody; that it is not here is no news.

@@ -18,6 +18,7 @@ from archid.config_errors import ConfigError, line_of
 from archid.config_view import EffectiveKey, effective_keys
 from archid.errors import Denied, UsageError
 from archid.quantities import format_duration, format_size, parse_duration, parse_size
+from archid.rates import Rates
 
 EXAMPLES = Path(__file__).parents[2] / "config"
 ROLES = ("central", "repo", "ice")
@@ -298,3 +299,51 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(text))):
         parse_size(text)
+
+
+LIMITS = ICE + "\n[limits]\n"
+
+
+def test_limits_are_read_in_bits_or_bytes_and_by_the_hour_of_the_week() -> None:
+    limits = parse_config(
+        LIMITS
+        + 'outside_down = "8Mbit/s"\nper_site_up = "2MB/s"\ntime_zone = "Europe/Paris"\n'
+        + 'weekly = ["mon-fri 14:00-23:30 outside_down=2Mbit/s", "sat,sun up=unlimited"]\n',
+        source="a.toml",
+    ).limits
+    assert limits.rates == Rates(outside_down=1_000_000, per_site_up=2_000_000)
+    assert [str(line) for line in limits.weekly] == [
+        "mon-fri 14:00-23:30 outside_down=2Mbit/s",
+        "sat,sun up=unlimited",
+    ]
+    assert limits.upload_slots == 200
+
+
+def test_limits_are_shown_as_they_can_be_written() -> None:
+    rows = rows_of(LIMITS + 'up = "2.5MB/s"\nweekly = ["mon up=1MB/s"]\n')
+    assert rows["limits", "up"].value == "20Mbit/s"
+    assert rows["limits", "down"].value == "unlimited"
+    assert rows["limits", "weekly"].value == ["mon up=1MB/s"]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ('up = "20Mb/s"', "[limits] up: '20Mb/s' may mean bits or bytes; write"),
+        ("up = 20", "[limits] up: 20 must be text in quotes"),
+        ('per_peer_up = "0kB/s"', "[limits] per_peer_up: '0kB/s' is less than 100kbit/s"),
+        ('weekly = "mon up=1MB/s"', "[limits] weekly: 'mon up=1MB/s' must be a list in brackets"),
+        ('weekly = ["mon 1-2 up=1MB/s"]', "[limits] weekly: '1-2' in 'mon 1-2 up=1MB/s' are no"),
+        ('weekly = ["mon u=1MB/s"]', "[limits] weekly: there is no limit 'u'"),
+        ('time_zone = "Lyon"', "[limits] time_zone: 'Lyon' is not a time zone"),
+        ("upload_slots = 0", "[limits] upload_slots: 0 is not a number from 1 to 10000"),
+        ('outside = "1MB/s"', "'outside' is not known in [limits]; did you mean 'outside_up'?"),
+    ],
+)
+def test_a_mistake_in_the_limits_is_named_with_its_line(line: str, sentence: str) -> None:
+    assert str(refused(LIMITS + line + "\n")).startswith(f"a.toml, line 6: {sentence}")
+
+
+def test_a_grid_that_nobody_could_read_is_refused() -> None:
+    lines = ", ".join(f'"mon {n // 60:02}:{n % 60:02}-23:59 up=1MB/s"' for n in range(65))
+    assert "at most 64 are allowed" in str(refused(LIMITS + f"weekly = [{lines}]\n"))

@@ -156,6 +156,8 @@ STATUS: dict[str, Any] = {
         },
     ],
     "deliveries": [DELIVERY],
+    "limits": [{"key": "up", "rate_bytes_per_s": 2_500_000}],
+    "upload_slots": {"limit": 200, "in_use": 3, "waiting": 0, "refused": 12},
     "pins": [],
     "storage": {
         "state": "/var/lib/archid",

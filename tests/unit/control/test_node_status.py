@@ -11,11 +11,13 @@ import pytest
 import trio.testing
 
 from archid.addresses import Address
+from archid.config import LimitsSettings
 from archid.control.node_status import NodeStatus, Reason
 from archid.control.schema import METHODS
 from archid.control.validation import check
 from archid.membership import Membership
 from archid.net.dialer import Dialer
+from archid.net.pacing import Pacing
 from archid.net.settings import DialerSettings
 from archid.net.switchboard import Switchboard
 from archid.net.tls import TLSStream
@@ -23,6 +25,7 @@ from archid.net.tls_contexts import TlsContexts
 from archid.store.errors import DocumentMissing
 from archid.sync.deliveries import Deliveries
 from archid.sync.fetcher import Want
+from archid.sync.limits import Limits
 from protocol.ids import DocumentId
 from protocol.trust import HeadForked
 from tests.expected_errors import ErrorWatch
@@ -87,6 +90,14 @@ def status_of(node: SyncNode, *, role: str = "ice", extra: tuple[Reason, ...] = 
         library=node.library,
         healing=node.healing,
         documents=node.documents,
+        limits=Limits(
+            LimitsSettings(),
+            pacing=Pacing(),
+            slots=node.directory.spans.slots,
+            journal=node.journal,
+            events=node.events,
+            clock=node.clock,
+        ),
         started_s=NOW_S,
         deliveries=deliveries if role == "ice" else None,
         extra_reasons=lambda: extra,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archid.net.token_bucket import BURST_S, TokenBucket
@@ -24,6 +24,7 @@ def moved_in(bucket: TokenBucket, *, seconds: float, slice_bytes: int, late_s: f
         moved += slice_bytes
 
 
+@settings(deadline=None)
 @given(
     rate=st.sampled_from([MBIT, 8 * MBIT, 80 * MBIT, 400 * MBIT, 1000 * MBIT]),
     late_s=st.sampled_from([0.0, 0.0001, 0.001, 0.02, 0.1]),
@@ -37,6 +38,7 @@ def test_ten_seconds_are_exact_within_five_percent_however_late_the_timers_are(
     assert 0.95 * 10 * rate <= moved <= 1.05 * 10 * rate
 
 
+@settings(deadline=None)
 @given(
     rate=rates,
     steps=st.lists(st.tuples(slices, st.floats(0, 5)), min_size=1, max_size=60),
@@ -60,6 +62,7 @@ def test_no_stretch_of_time_lets_more_through_than_its_rate_and_one_burst(
             assert total <= most * (1 + 1e-9) + 1
 
 
+@settings(deadline=None)
 @given(rate=rates, sizes=st.lists(slices, min_size=2, max_size=20))
 def test_those_who_wait_are_served_in_the_order_in_which_they_came(
     rate: int, sizes: list[int]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import trio
 
-from archid.net.errors import PeerRefused
+from archid.net.errors import PeerRefused, Refusal
 from archid.store.staging import Staging
 from archid.sync import span_run
 from archid.sync.fetcher import Want
 from archid.sync.upload_slots import UploadSlots
 from protocol.features import FEATURES, SWARM
+from protocol.fetch_peer import FIRST_BACKOFF_S
 from protocol.ids import PieceId
 from protocol.layout import Span
 from protocol.messages import (
@@ -309,7 +311,7 @@ async def test_when_every_slot_is_taken_a_request_is_told_so_after_a_while(cinem
     async with linked(sas, salle) as link:
         peer = link.left
         await peer.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
-        async with slots.one():
+        async with slots.one("somebody"):
             for ask in (
                 GetSpan(0, film.manifest, span.piece, span.n, b""),
                 GetAny(0, film.manifest, ((0, b"\x01"),)),
@@ -321,3 +323,41 @@ async def test_when_every_slot_is_taken_a_request_is_told_so_after_a_while(cinem
             assert (await peer.request(GetHave(0, film.manifest), HaveAnswer)).complete
         answer = await peer.request(GetSpan(0, film.manifest, span.piece, span.n, b""), SpanAnswer)
         assert bytes(answer.data) == film.span_bytes(span)
+
+
+class NotedSlots(UploadSlots):
+    """Says when requests were told that the node is busy."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(1, longest_wait_s=0.01)
+        self._count = count
+        self.refused_at: list[float] = []
+        self.enough = trio.Event()
+
+    @asynccontextmanager
+    async def one(self, peer: Hashable) -> AsyncIterator[None]:
+        try:
+            async with super().one(peer):
+                yield
+        except Refusal:
+            self.refused_at.append(trio.current_time())
+            if len(self.refused_at) == self._count:
+                self.enough.set()
+            raise
+
+
+async def test_a_busy_node_is_asked_again_after_waits_that_grow_and_serves_in_the_end(
+    cinema: Cinema,
+) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    salle.hold(film)
+    salle.directory.spans.slots = slots = NotedSlots(3)
+    sas.fetcher.want([Want(film.manifest, 0)])
+    async with running(sas.fetcher.run) as nursery:
+        async with slots.one("somebody"):
+            await connect(nursery, sas, salle)
+            await slots.enough.wait()
+        await until(lambda: sas.library.holds(film.manifest), sas.fetcher.placed)
+    waits_s = [later - sooner for sooner, later in pairwise(slots.refused_at)]
+    assert all(wait_s >= FIRST_BACKOFF_S * 2**n for n, wait_s in enumerate(waits_s)), waits_s
+    assert_tree(sas.library.tree(film.manifest), film.tree)
