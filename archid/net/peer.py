@@ -37,6 +37,8 @@ from protocol.messages import (
     Answer,
     Cancel,
     ErrorCode,
+    GetAny,
+    GetSpan,
     Hello,
     Message,
     Pong,
@@ -47,6 +49,8 @@ from protocol.messages import (
 
 A = TypeVar("A", bound=Answer)
 
+PROGRESS_BYTES: Final = 64 * 1024
+"""Less than this within a request's time is not content that comes, only talk."""
 _NOTICES: Final = 64
 _STEPS: Final = 16
 
@@ -188,8 +192,9 @@ class Peer(Pump):
         """
         limit_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
         number = 0
+        deadline = trio.current_time() + limit_s
         try:
-            with trio.move_on_after(limit_s):
+            with trio.move_on_at(deadline):
                 await self._wait_for_slot()
                 # No await from taking the number to sending: numbers go out in their order.
                 asked = message if isinstance(message, Request) else message()
@@ -198,7 +203,7 @@ class Peer(Pump):
                     _numbered(asked, number), on_part=on_part
                 )
                 self.push(waiting.request)
-                await waiting.done.wait()
+            if number and await self._answered(waiting, deadline, limit_s):
                 if waiting.error is not None:
                     raise waiting.error
                 return waiting.answers
@@ -209,6 +214,23 @@ class Peer(Pump):
         raise PeerTooSlow(
             f"{self.remote} did not answer {_name(message)} within {limit_s:g} seconds"
         )
+
+    async def _answered(self, waiting: _Waiting, deadline: float, limit_s: float) -> bool:
+        """Wait for the answer; False when it does not come in time.
+
+        Content may take longer for as long as bytes come: on a slow or limited line what has come
+        of a span would be thrown away, and asked for again. The fetch plan knows when to give up.
+        """
+        patient = isinstance(waiting.request, GetSpan | GetAny)
+        while not waiting.done.is_set():
+            received_bytes = self.traffic.received_bytes
+            with trio.move_on_at(deadline):
+                await waiting.done.wait()
+                break
+            deadline += limit_s
+            if not patient or self.traffic.received_bytes - received_bytes < PROGRESS_BYTES:
+                return False
+        return True
 
     async def _wait_for_slot(self) -> None:
         await self.outbox.wait_for_room()

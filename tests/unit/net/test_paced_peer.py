@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from archid.net.errors import PeerTooSlow
 from archid.net.pacing import Pacing
 from archid.net.peer import Peer
 from archid.net.settings import PeerSettings
@@ -139,6 +140,24 @@ async def test_news_overtakes_content_that_waits_for_its_turn(nodes: tuple[Node,
             await server.announce(HaveUpdate(MANIFEST, PIECE, 0))
         nursery.cancel_scope.cancel()
     assert "news" in came[:2]
+
+
+async def test_a_span_may_take_longer_than_a_request_while_its_bytes_come(
+    nodes: tuple[Node, Node],
+) -> None:
+    span = SPAN[: 512 * 1024]
+    async with paced(nodes, sender=Rates(up=RATE // 8), span=span) as (client, _, _):
+        # A second, on a line that brings 150 kB in the time that a request may take.
+        answer = await client.request(
+            GetSpan(1, MANIFEST, PIECE, 0, b""), SpanAnswer, timeout_s=0.3
+        )
+        assert answer.data == span
+
+
+async def test_a_span_that_does_not_come_is_given_up(nodes: tuple[Node, Node]) -> None:
+    async with connected(*nodes) as (client, _):
+        with pytest.raises(PeerTooSlow):
+            await client.request(GetSpan(1, MANIFEST, PIECE, 0, b""), timeout_s=0.05)
 
 
 async def test_who_waits_for_its_turn_is_not_taken_for_dead(nodes: tuple[Node, Node]) -> None:
