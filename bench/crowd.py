@@ -15,10 +15,9 @@ from typing import Any, Final
 
 from bench.benchmark import Chart, Outcome
 from bench.line_check import checked_line
-from bench.many import USAGE_HEAD, Layout, Place, Rounds, run, usage_cells, usage_figures
+from bench.many import USAGE_HEAD, Layout, Place, Rounds, networks, run, usage_cells, usage_figures
 from bench.measuring import Spread, table
 from bench.spreaders import spreaders
-from tests.fleet.hosts import internet
 from tests.fleet.lines import LineShape
 
 GOAL_P99_OVER_P50: Final = 1.8
@@ -48,7 +47,7 @@ def run_crowd(
     fetch_plans: bool = False,
 ) -> tuple[dict[str, Rounds | None], str]:
     """What the programs did, and what the lines are."""
-    with internet() as net, ExitStack() as stack:
+    with networks() as net, ExitStack() as stack:
         seed, *repos = (net.host(shape=HOLDER_LINE)[0] for _ in range(1 + REPOS))
         places = []
         for number in range(receivers):

@@ -71,17 +71,9 @@ def check_line(near: Host, far: Host, claimed: LineShape) -> LineCheck:
         return LineCheck(claimed, ping, None, None, None)
     lost = None
     if claimed.loss:
-        one_by_one = [
-            "-u",
-            "-b",
-            str(LOSS_BITS_PER_S),
-            "-l",
-            str(LOSS_BYTES),
-            "-w",
-            UDP_BUFFER,
-            *FOR,
-        ]
-        told = iperf(near, far, *one_by_one)["sum"]
+        bits_per_s = int(min(LOSS_BITS_PER_S, claimed.bits_per_s / 2))
+        paced = ["-b", str(bits_per_s), "-l", str(LOSS_BYTES), "-w", UDP_BUFFER]
+        told = iperf(near, far, "-u", *paced, *FOR)["sum"]
         lost = told["lost_packets"] / told["packets"]
     down = iperf(near, far, *FOR)["sum_received"]["bits_per_second"]
     up = iperf(near, far, "-R", *FOR)["sum_received"]["bits_per_second"]

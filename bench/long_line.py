@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from bench.benchmark import Chart, Outcome
 from bench.line_check import checked_line, iperf
-from bench.many import USAGE_HEAD, Layout, Place, Rounds, run, usage_cells, usage_figures
+from bench.many import USAGE_HEAD, Layout, Place, Rounds, networks, run, usage_cells, usage_figures
 from bench.measuring import Spread, table
 from bench.spreaders import spreaders
-from tests.fleet.hosts import Host, internet
+from tests.fleet.hosts import Host
 from tests.fleet.lines import LineShape
 from tests.fleet.namespaces import run_tool
 
@@ -67,7 +67,7 @@ def run_line(
     fetch_plans: bool = False,
 ) -> tuple[dict[str, Rounds | None], list[float], str]:
     """What the programs did, the seconds that TCP alone took, and what the line is."""
-    with internet() as net, ExitStack() as stack:
+    with networks() as net, ExitStack() as stack:
         [seed], [far] = net.host(), net.host(shape=shape)
         for host in (seed, far):
             set_buffers(host, buffers)

@@ -16,12 +16,23 @@ from typing import Any, Final, Protocol
 
 from bench.measuring import ProcessMeter, Spread, Usage, warm_files, warm_memory
 from bench.pair import compare
-from tests.fleet.hosts import Host
+from bench.transfer import TransferFailed
+from tests.fleet.hosts import Host, Internet, internet
+from tests.fleet.namespaces import why_not
 from tests.fleet.scripts import noise
 
 SPARE_BYTES: Final = 256 << 20
 """Memory that a round touches besides the files."""
 MOST_WARM_BYTES: Final = 6 << 30
+
+
+@contextmanager
+def networks() -> Iterator[Internet]:
+    """An Internet to lay hosts out in. Raises TransferFailed where none can be made."""
+    if reason := why_not():
+        raise TransferFailed(reason)
+    with internet() as made:
+        yield made
 
 
 @dataclass(frozen=True)

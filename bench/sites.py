@@ -15,10 +15,9 @@ from typing import Any, Final
 
 from bench.benchmark import Chart, Outcome
 from bench.line_check import checked_line
-from bench.many import USAGE_HEAD, Layout, Place, Rounds, run, usage_cells, usage_figures
+from bench.many import USAGE_HEAD, Layout, Place, Rounds, networks, run, usage_cells, usage_figures
 from bench.measuring import Spread, table
 from bench.spreaders import spreaders
-from tests.fleet.hosts import internet
 from tests.fleet.lines import LineShape
 
 GOAL_TIME: Final = 1.15
@@ -41,7 +40,7 @@ def run_sites(
     fetch_plans: bool = False,
 ) -> tuple[dict[str, Rounds | None], str]:
     """What the programs did, and what the lines are."""
-    with internet() as net, ExitStack() as stack:
+    with networks() as net, ExitStack() as stack:
         [seed] = net.host()
         cinemas = {f"cinema-{number}": net.cinema(shape=shape) for number in range(1, CINEMAS + 1)}
         places = [
