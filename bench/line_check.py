@@ -14,6 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bench.measuring import say
 from bench.transfer import TransferFailed
 from tests.fleet.hosts import Host
 from tests.fleet.lines import LineShape
@@ -60,7 +61,7 @@ class LineCheck:
 def checked_line(near: Host, far: Host, claimed: LineShape) -> str:
     """Measure, and say at once what was found; it is also returned, for the tables."""
     found = check_line(near, far, claimed).text()
-    print(found, flush=True)
+    say(found)
     return found
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from bench.measuring import ProcessMeter, Spread, Usage, warm_files, warm_memory
+from bench.measuring import ProcessMeter, Spread, Usage, say, warm_files, warm_memory
 from bench.pair import compare
 from bench.transfer import TransferFailed
 from tests.fleet.hosts import Host, Internet, internet
@@ -148,7 +148,7 @@ def run(
             kept.extra.append(extra())
             for place in range(len(layout.places)):
                 compare(source, program.tree(place))
-            print(_progress(name, number, kept), flush=True)
+            say(_progress(name, number, kept))
     return {name: found.get(name) for name in programs}
 
 

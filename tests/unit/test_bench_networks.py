@@ -125,17 +125,17 @@ def test_a_benchmark_that_is_told_to_end_leaves_no_network(short: Path) -> None:
     words = ["swarm", "--peers", "", "--size", "1MiB", "--folder", str(short), "--rate", "5mbit"]
     running = subprocess.Popen(
         [sys.executable, "-u", "-m", "bench", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    assert running.stdout is not None
-    for line in running.stdout:
-        if line.startswith("line of"):
+    assert running.stderr is not None
+    for line in running.stderr:
+        if " line of " in line:
             break
     mine = [name for name in namespaces() if f"-{running.pid}-" in name]
     assert len(mine) > 8
     running.send_signal(signal.SIGTERM)
     assert running.wait(60) == 128 + signal.SIGTERM
-    running.stdout.close()
+    running.stderr.close()
     assert not set(mine) & set(namespaces())
     assert not os.path.exists(f"/proc/{running.pid}")
