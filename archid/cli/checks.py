@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 State = Literal["ok", "attention", "failed", "skipped"]
 CLOCK_TOLERANCE_S: Final = 120
+SET_CLOCK: Final = "Set the clock (timedatectl set-ntp true); releases switch by it"
 NEXT_STEP: Final = "Run archid init (on central) or archid join"
 
 
@@ -259,28 +260,36 @@ def _ports(config: Config) -> Iterator[Check]:
 
 
 def _clock(config: Config, status: dict[str, Any] | None) -> Check:
-    behind_s: float | None = None
     if status is not None:
-        trust = status["trust"]
-        behind_s = None if trust is None else trust["clock_offset_s"] or 0.0
-    else:
-        from archid.store.trust_file import TrustFile
+        return _clock_by_daemon(status)
+    from archid.store.trust_file import TrustFile
 
-        try:
-            saved = TrustFile(config.storage.state / "trust").load()
-        except ArchidError as error:
-            return Check("clock", "skipped", error.message, error.remedy)
-        if saved is not None and saved.newest_issued_s:
-            behind_s = saved.newest_issued_s - time.time()
-    if behind_s is None:
+    try:
+        saved = TrustFile(config.storage.state / "trust").load()
+    except ArchidError as error:
+        return Check("clock", "skipped", error.message, error.remedy)
+    if saved is None or not saved.newest_issued_s:
         return Check("clock", "skipped", "There is no head to compare the clock with")
+    behind_s = saved.newest_issued_s - time.time()
     if behind_s > CLOCK_TOLERANCE_S:
         return Check(
             "clock",
             "failed",
             f"This machine's clock is {figures.duration(behind_s)} behind the newest head",
-            "Set the clock (timedatectl set-ntp true)",
+            SET_CLOCK,
         )
+    return Check("clock", "ok", "The clock is not behind the newest head")
+
+
+def _clock_by_daemon(status: dict[str, Any]) -> Check:
+    """What the daemon found by the newest signature and by what all its peers say."""
+    for reason in status["health"]["reasons"]:
+        if reason["code"].startswith("clock"):
+            return Check("clock", "failed", reason["sentence"], SET_CLOCK)
+    if status["trust"] is None:
+        return Check("clock", "skipped", "There is no head to compare the clock with")
+    if any(peer["state"] == "admitted" for peer in status["peers"]):
+        return Check("clock", "ok", "The clock agrees with the newest head and the peers")
     return Check("clock", "ok", "The clock is not behind the newest head")
 
 

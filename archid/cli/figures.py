@@ -65,8 +65,8 @@ def moment(seconds: float | None) -> str:
 
 
 def moment_s(seconds: float) -> str:
-    """Date and time to the second in the local zone: "2026-10-14 09:00:12"."""
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """The same to the second: "2026-10-14 09:00:12 CEST"."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 def distance(seconds: float, now_s: float) -> str:

@@ -274,16 +274,11 @@ class Connection:
             ) from error
         handler = self._handlers.get(method.name)
         if handler is None:
-            raise UsageError(
-                f"Only {' and '.join(method.roles)} nodes answer {method.name},"
-                f" and this node's role is {self._role}",
-                remedy="Run the command there, or point --socket at that daemon",
-                code="wrong_role",
-            )
+            raise method.of_another_role(self._role)
         if method.changes and not self._caller.may_change:
             # Group look-ups may ask a directory server on the network.
             raise await trio.to_thread.run_sync(
-                lambda: refusal(self._caller, method.name, admin_group=self._admin_group)
+                lambda: refusal(self._caller, admin_group=self._admin_group)
             )
         result = await handler(self._caller, params, exchange)
         try:

@@ -66,7 +66,7 @@ def _group_id(name: str) -> int | None:
         return None
 
 
-def refusal(caller: Caller, method: str, *, admin_group: str) -> Denied:
+def refusal(caller: Caller, *, admin_group: str) -> Denied:
     """Why `caller` may not use a method that changes something."""
     if admin_group and _group_id(admin_group) is None:
         remedy = (
@@ -80,7 +80,7 @@ def refusal(caller: Caller, method: str, *, admin_group: str) -> Denied:
     else:
         remedy = "Run it as root, or set admin_group in [control] of the daemon's configuration"
     return Denied(
-        f"{caller.user_name} may look but not change anything: {method} needs root"
+        f"{caller.user_name} may look but not change anything: this takes root"
         + (f" or the group {admin_group!r}" if admin_group else ""),
         remedy=remedy,
     )

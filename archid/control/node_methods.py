@@ -89,7 +89,18 @@ class NodeMethods:
     async def scripts(
         self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange
     ) -> dict[str, Any]:
-        return {"scripts": [self._script(one) for one in await self._listing()]}
+        listed = list(await self._listing())
+        listed += self._kept({one.manifest for one in listed})
+        return {"scripts": [self._script(one) for one in listed]}
+
+    def _kept(self, named: set[ManifestId]) -> list[Listed]:
+        """What is here although nothing names it now, such as the version before."""
+        known = {one: self._library.about(one) for one in self._library.held() if one not in named}
+        return [
+            Listed(manifest, about.name, about.kind, about.version)
+            for manifest, about in known.items()
+            if about is not None
+        ]
 
     def _script(self, one: Listed) -> dict[str, Any]:
         about = self._library.about(one.manifest)
@@ -136,6 +147,7 @@ class NodeMethods:
     async def _verify_chosen(self, params: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
         chosen = await self._chosen(params["script"], params["manifest"])
         known = {one: await trio.to_thread.run_sync(self._about, one) for one in chosen}
+        known = dict(sorted(known.items(), key=lambda one: (one[1].name, one[1].version)))
         total_bytes = sum(about.size_bytes for about in known.values())
         reports: list[dict[str, Any]] = []
         done_bytes = 0

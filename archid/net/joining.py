@@ -23,6 +23,7 @@ from archid.identity import Identity
 from archid.log import get_logger
 from archid.membership import FILE_NAME, Membership
 from archid.net.certificates import check_own, node_of, signed_by
+from archid.net.dial_errors import why_unreachable
 from archid.net.errors import PeerLost, PeerRefused, TlsRefused
 from archid.net.join_exchange import JoinPump, newcomer_hello
 from archid.net.pump import pumping
@@ -174,7 +175,9 @@ class _Joining:
                 raise _refused(error) from error
             except TlsRefused as error:
                 problems.append(f"{address}: what answers there is no archid ({error})")
-            except (PeerLost, OSError) as error:
+            except OSError as error:
+                problems.append(why_unreachable(error, address))
+            except PeerLost as error:
                 problems.append(f"{address}: {error}")
         raise Unavailable(
             "Central could not be reached or did not finish (" + "; ".join(problems) + ")",
@@ -348,6 +351,7 @@ def _refused(error: PeerRefused) -> ArchidError:
         ErrorCode.NOT_READY: "look at 'archid status' on central, and repeat the same command",
     }
     text = error.text or error.reason.name_text
+    text = text[:1].lower() + text[1:]
     kind = Unavailable if error.reason in _PASSING else JoinRefused
     return kind(
         f"Central does not let this node join: {text}",

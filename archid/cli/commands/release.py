@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ Json = dict[str, Any]
 
 MAX_DEFINITION_BYTES: Final = 512 * 1024
 SHOWN_UNCHANGED: Final = 8
+MOMENTS: Final = ("prefetch", "start", "end")
 CHANGE_MARKS: Final = {
     "added": Text("+ added", style="ok"),
     "removed": Text("- removed", style="alarm"),
@@ -185,7 +187,7 @@ def _show_plan(session: Session, plan: Json) -> None:
         "create": f"New release, generation {plan['generation']}",
         "change": f"Changed release, generation {plan['previous_generation']} to"
         f" {plan['generation']}",
-        "none": "Nothing would change",
+        "none": "is in force as it is; nothing changes.",
     }
     out.print(Text.assemble((plan["name"], "name"), f"  {words[plan['action']]}"))
     for warning in plan["warnings"]:
@@ -196,10 +198,18 @@ def _show_plan(session: Session, plan: Json) -> None:
     if plan["action"] == "change" and plan["changes"]:
         changes = table("what", "was", "will be")
         for change in plan["changes"]:
-            changes.add_row(change["field"], change["before"] or "", change["after"] or "")
+            changes.add_row(change["field"], _shown(change, "before"), _shown(change, "after"))
         out.print(heading("Changes"), indented(changes), sep="\n")
     out.print(heading("Scripts"), indented(_scripts(plan["scripts"], with_change=True)), sep="\n")
     out.print(heading("Servers"), indented(_targets(plan["targets"], session.verbose)), sep="\n")
+
+
+def _shown(change: Json, when: str) -> str:
+    """A field before or after; moments are shown as everywhere else."""
+    value: str = change[when] or ""
+    if value and change["field"] in MOMENTS:
+        return figures.moment(datetime.fromisoformat(value).timestamp())
+    return value
 
 
 def _dates(release: Json) -> RenderableType:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from archid.cli import figures
@@ -20,7 +21,7 @@ def command(session: Session) -> None:
     """List the script versions that this node holds or should hold.
 
     On central and on a REPO these are all that were published, on an ICE server those that it
-    is granted.
+    is granted and those that it keeps, such as the version before.
     """
     result = session.call("scripts")
     screen: RenderableType
@@ -43,6 +44,15 @@ def command(session: Session) -> None:
                 Text(words, style=STATE_STYLES.get(state, "alarm")),
                 ", ".join(script["releases"]),
             )
-            if session.verbose:
-                screen.add_row(Text(script["manifest"], style="quiet"))
+        if session.verbose:
+            screen = Group(screen, "", _ids(result["scripts"]))
     session.screen.result(result, screen)
+
+
+def _ids(scripts: list[dict[str, Any]]) -> RenderableType:
+    """The manifest of each version, whole: it is what `archid verify --manifest` takes."""
+    made = Table.grid(padding=(0, 2))
+    for script in scripts:
+        name = f"{script['name']} v{script['version']}"
+        made.add_row(Text(name), Text(script["manifest"], style="quiet", no_wrap=True))
+    return made

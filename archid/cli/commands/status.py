@@ -219,6 +219,15 @@ def _peers(peers: list[Json], now_s: float, *, verbose: bool) -> RenderableType:
             figures.size(peer["received_bytes"]),
             figures.size(peer["sent_bytes"]),
         )
-        if verbose and peer["node"]:
-            here.add_row("", "", Text(f"{peer['node']} {peer['direction']}", style="quiet"))
-    return Group(*([here] if here.row_count else []), *away)
+    ids = _ids(peers) if verbose else []
+    return Group(*([here] if here.row_count else []), *away, *ids)
+
+
+def _ids(peers: list[Json]) -> list[RenderableType]:
+    """The id of each peer, whole, and who dialled whom."""
+    made = Table.grid(padding=(0, 2))
+    for peer in peers:
+        if peer["node"]:
+            words = (peer["name"], peer["node"], peer["direction"])
+            made.add_row(*(Text(word, style="quiet", no_wrap=True) for word in words))
+    return ["", made] if made.row_count else []

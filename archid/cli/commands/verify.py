@@ -10,7 +10,7 @@ from rich.text import Text
 
 from archid.cli import figures
 from archid.cli.options import session_command
-from archid.cli.output import indented
+from archid.cli.output import indented, level
 from archid.cli.session import Session
 from archid.errors import StorageError, UsageError
 
@@ -21,7 +21,7 @@ from archid.errors import StorageError, UsageError
 def command(session: Session, script: str | None, manifest: str | None) -> int:
     """Read held files again and compare them with what was published.
 
-    Everything, or one SCRIPT (its newest version here). Exit code 7 if anything is damaged.
+    Everything, or one SCRIPT (every version of it here). Exit code 7 if anything is damaged.
     """
     if script and manifest:
         raise UsageError("A script and a manifest id cannot both be given", remedy="Give one")
@@ -61,4 +61,13 @@ def _screens(result: dict[str, Any]) -> list[RenderableType]:
             )
         )
         lines += [indented(Text(damage["sentence"])) for damage in tree["damage"]]
-    return lines
+    if result["ok"]:
+        checked = figures.size(sum(tree["checked_bytes"] for tree in trees))
+        words = (
+            f"All of it is what was published: {figures.count(len(trees), 'version')}, {checked}."
+        )
+    else:
+        bad = sum(not tree["ok"] for tree in trees)
+        whole = figures.count(len(trees), "version")
+        words = f"Damaged: {bad} of {whole}. archid status says how the repair goes."
+    return [*lines, level(words, "ok" if result["ok"] else "alarm")]

@@ -38,6 +38,11 @@ SCRIPT: Json = {
     "manifest": samples.HASH,
     "size_bytes": 301_000_000,
 }
+CHANGE: Json = {
+    "field": "start",
+    "before": "2026-10-14T07:00:00Z",
+    "after": "2026-10-15T07:00:00Z",
+}
 PLAN: Json = {
     "plan": samples.HASH,
     "signed": False,
@@ -49,7 +54,9 @@ PLAN: Json = {
     "prefetch_s": samples.NOW_S,
     "start_s": samples.NOW_S + 86_400,
     "end_s": samples.NOW_S + 40 * 86_400,
-    "changes": [{"field": "start", "before": "2026-10-14", "after": "2026-10-15"}],
+    "changes": [
+        {"field": "start", "before": "2026-10-14T07:00:00Z", "after": "2026-10-15T07:00:00Z"}
+    ],
     "scripts": [{**SCRIPT, "change": "changed"}],
     "targets": [{**TARGET, "change": "added"}]
     + [{**TARGET, "name": f"paris-{n}", "change": "unchanged"} for n in range(20)],
@@ -301,7 +308,7 @@ async def test_errors_are_a_sentence_and_a_remedy_or_json(serving: Serving, tmp_
     async with serving({"status": HANDLERS["status"]}, role="ice") as path:
         wrong_role = await archid_beside("--socket", path, "release", "list")
     assert wrong_role.code == 2
-    assert "Only central nodes answer release.list, and this node's role is ice." in wrong_role.err
+    assert "This node is an ICE server, and what was asked is for central only." in wrong_role.err
 
 
 @pytest.mark.parametrize(
@@ -364,12 +371,9 @@ async def test_doctor_finds_what_is_wrong_and_says_what_to_do(
     assert states["ports"] == "ok"
     async with serving(HANDLERS):
         outcome = await archid_beside("doctor", "--config", config)
-    assert "1 h 1 min behind the newest head" in outcome.out
+    assert "61 minutes behind the newest head" in outcome.out
+    assert "timedatectl" in outcome.out
     assert "chmod o=" in outcome.out
-    right = {**samples.STATUS, "trust": {**samples.STATUS["trust"], "clock_offset_s": None}}
-    async with serving({**HANDLERS, "status": answering(right)}):
-        outcome = await archid_beside("doctor", "--config", config)
-    assert "The clock is not behind the newest head" in outcome.out
     missing = archid("doctor", "--config", "/nowhere.toml", "--json")
     assert missing.code == 1
     jsonschema.validate(missing.json(), OUTPUTS["doctor"])
@@ -385,6 +389,62 @@ def test_a_fetch_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert archid("replay", other, *config).code == 2
     other.write_text('{"no": "plan"}\n')
     assert archid("replay", other, *config, "--json").json()["error"]["exit_code"] == 2
+
+
+def told(health: list[Json], **changes: Any) -> Handler:
+    """A status with these reasons and nothing else to complain about."""
+    status = {**samples.STATUS, "health": {"level": "ok", "reasons": health}, **changes}
+    return answering({**status, "peers": changes.get("peers", [samples.PEER])})
+
+
+AHEAD: Json = {
+    "level": "attention",
+    "code": "clock_ahead",
+    "sentence": "This machine's clock is 60 minutes ahead of its peers",
+    "remedy": "Set it by NTP",
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "says"),
+    [
+        (told([AHEAD]), "failed", "60 minutes ahead"),
+        (told([]), "ok", "agrees with the newest head and the peers"),
+        (told([], peers=[]), "ok", "not behind the newest head"),
+        (told([], trust=None), "skipped", "no head to compare"),
+    ],
+    ids=["ahead", "right", "alone", "no head yet"],
+)
+async def test_doctor_says_of_the_clock_what_the_daemon_knows(
+    serving: Serving, tmp_path: Path, status: Handler, state: str, says: str
+) -> None:
+    config = tmp_path / "ice.toml"
+    config.write_text(
+        'version = 1\n[node]\nrole = "ice"\n'
+        f'[storage]\nstate = "{tmp_path}/state"\nscripts = "{tmp_path}/scripts"\n'
+        f'[control]\nsocket = "{tmp_path}/control.sock"\n'
+    )
+    async with serving({"status": status}):
+        report = (await archid_beside("doctor", "--config", config, "--json")).json()
+    [clock] = [check for check in report["checks"] if check["check"] == "clock"]
+    assert clock["state"] == state
+    assert says in clock["sentence"]
+
+
+async def test_ids_are_whole_on_one_line_so_that_they_can_be_copied(serving: Serving) -> None:
+    async with serving(HANDLERS) as path:
+        for words in (["scripts", "-v"], ["status", "-v"]):
+            shown = await archid_beside("--socket", path, *words, COLUMNS="100")
+            [line] = [line for line in shown.out.splitlines() if samples.HASH in line][-1:]
+            assert len(line) <= 100
+
+
+async def test_a_plan_shows_moments_like_everything_else_does(serving: Serving) -> None:
+    async with serving(HANDLERS) as path:
+        shown = await archid_beside("--socket", path, "release", "apply", "-", "--dry-run")
+    assert "2026-10-14 09:00 CEST" in shown.out
+    assert "2026-10-15 09:00 CEST" in shown.out
+    assert "2026-10-14T" not in shown.out
 
 
 def test_a_bug_is_a_sentence_and_a_file(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -84,3 +85,12 @@ async def test_only_a_few_clients_can_have_everything_read_at_a_time(methods: No
     result = await verify(CALLER, params, exchange)
     assert result["ok"]
     assert len(result["trees"]) == 1
+
+
+async def test_what_is_held_though_nothing_names_it_is_listed_too(methods: NodeMethods) -> None:
+    """Such as the version before, which a rollback needs and which takes space."""
+    methods._fetcher = cast("Fetcher", SimpleNamespace(progress={}))
+    listed = await methods.handlers()["scripts"](CALLER, {}, HeldUp())
+    [script] = listed["scripts"]
+    assert (script["state"], script["releases"]) == ("held", [])
+    assert (script["name"], script["version"]) == ("A film", 1)
