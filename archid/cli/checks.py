@@ -288,7 +288,8 @@ def _clock_by_daemon(status: dict[str, Any]) -> Check:
             return Check("clock", "failed", reason["sentence"], SET_CLOCK)
     if status["trust"] is None:
         return Check("clock", "skipped", "There is no head to compare the clock with")
-    if any(peer["state"] == "admitted" for peer in status["peers"]):
+    judges = ("central", "repo")  # whose clocks the daemon compares with
+    if any(peer["state"] == "admitted" and peer["role"] in judges for peer in status["peers"]):
         return Check("clock", "ok", "The clock agrees with the newest head and the peers")
     return Check("clock", "ok", "The clock is not behind the newest head")
 

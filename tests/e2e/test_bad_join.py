@@ -65,6 +65,10 @@ def check_outside(node: FleetNode) -> None:
     """Raise AssertionError when the node became part of a fleet all the same."""
     assert not (node.state / "identity" / "fleet.json").exists()
     assert not (node.state / "trust").exists()
+
+
+def check_does_not_run(node: FleetNode) -> None:
+    """Raise AssertionError unless its daemon says that it belongs to no fleet."""
     refused(node, "run").check(3, str(node.state), "belongs to no fleet", "archid join")
 
 
@@ -83,11 +87,17 @@ NO_TOKENS: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def unspoilt(fleets: Fleets) -> str:
+    """A token that is good until it is spoilt on the way."""
+    return token_of(fleets.ours)
+
+
 @pytest.mark.parametrize(("change", "says"), NO_TOKENS.values(), ids=NO_TOKENS)
 def test_a_text_that_is_no_token_is_told_apart_at_once(
-    fleets: Fleets, newcomer: FleetNode, change: Change, says: str
+    unspoilt: str, newcomer: FleetNode, change: Change, says: str
 ) -> None:
-    token = token_of(fleets.ours)
+    token = unspoilt
     refusal = refused(newcomer, "join", change(token))
     refusal.check(2, "not a usable joining token", says, "archid token create")
     assert token[30:60] not in refusal.err, "it repeats a secret"
@@ -125,6 +135,7 @@ def test_a_forged_token_is_refused(
     token = token_of(fleets.ours)
     refused(newcomer, "join", forged(token, **fields)).check(code, *says, "archid token create")
     check_outside(newcomer)
+    check_does_not_run(newcomer)
     assert joins(newcomer, token)["role"] == "ice"
 
 
