@@ -26,6 +26,7 @@ from protocol.ids import NodeId
 
 LARGE_LOSS_DIVISOR: Final = 5
 _MAX_NAMED: Final = 8
+ROLES: Final = {"central": "central", "repo": "a REPO"}
 
 
 def plan_release(
@@ -164,8 +165,8 @@ def _choose_servers(
             problems.append(f"[targets] nodes names '{name}', which is not known. {hint}")
         elif found.role != "ice":
             problems.append(
-                f"[targets] nodes names '{name}', which is a {found.role} and not an ICE server;"
-                " it holds every script anyway"
+                f"[targets] nodes names '{name}', which is {ROLES[found.role]} and not an ICE"
+                " server; it holds every script anyway"
             )
         else:
             take(found, "its own name")

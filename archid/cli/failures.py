@@ -32,8 +32,9 @@ def report(error: ArchidError, *, as_json: bool) -> int:
         text = json.dumps({"error": error.to_json()}, ensure_ascii=False, indent=2)
         print(_printable(text, sys.stdout.encoding), flush=True)  # noqa: T201
         return error.exit_code
-    lines = [with_full_stop(part) for part in (error.message, error.remedy) if part]
-    lines = [_printable(_capitalised(line), sys.stderr.encoding) for line in lines]
+    # A message may begin with a name, such as that of the file it is about: it stays as it is.
+    lines = [error.message, *([_capitalised(error.remedy)] if error.remedy else [])]
+    lines = [_printable(with_full_stop(line), sys.stderr.encoding) for line in lines]
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         lines[0] = f"{_RED}{lines[0]}{_RESET}"
     print("\n".join(lines), file=sys.stderr)  # noqa: T201

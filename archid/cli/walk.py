@@ -190,9 +190,12 @@ def _refused(folder: Path, problems: list[str]) -> UsageError:
     problems.sort()
     shown = problems[:SHOWN_PROBLEMS]
     more = len(problems) - len(shown)
-    listing = "; ".join(shown) + (f"; and {more} more" if more else "")
+    listing = f" {problems[0]}"
+    if len(problems) > 1:  # one a line, as the mistakes of a file are
+        rest = f"\n  and {more} more" if more else ""
+        listing = "".join(f"\n  {problem}" for problem in shown) + rest
     return UsageError(
-        f"{folder} cannot be published as it is: {listing}",
+        f"{folder} cannot be published as it is:{listing}",
         remedy="Remove, rename or repair these, then publish again; nothing was published",
         code="folder_unfit",
     )

@@ -79,8 +79,9 @@ def refusal(caller: Caller, *, admin_group: str) -> Denied:
         )
     else:
         remedy = "Run it as root, or set admin_group in [control] of the daemon's configuration"
+    who = caller.user_name if caller.user_name.startswith("user ") else f"user {caller.user_name}"
     return Denied(
-        f"{caller.user_name} may look but not change anything: this takes root"
+        f"The {who} may look but not change anything: this takes root"
         + (f" or the group {admin_group!r}" if admin_group else ""),
         remedy=remedy,
     )

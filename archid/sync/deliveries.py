@@ -144,7 +144,8 @@ class Deliveries:
         running = [one for one in headers if not one.withdrawn and self._clock() < one.end_s]
         if headers and not running:
             raise Conflict(
-                f"{headers[-1].name} was withdrawn or has ended, so nothing of it is fetched",
+                f"The release {headers[-1].name} was withdrawn or has ended, so nothing of it is"
+                " fetched",
                 remedy="Apply it again on central",
                 code="not_granted",
             )

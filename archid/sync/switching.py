@@ -96,14 +96,15 @@ class Switcher:
             activation = None if owner is None else self.activations.of(owner)
             if current is None or owner is None or activation is None:
                 raise Conflict(
-                    f"{name} has not been switched to here, so there is nothing to roll back",
+                    f"The release {name} has not been switched to here, so there is nothing to"
+                    " roll back",
                     remedy=f"archid activate {name} switches to what is granted",
                     code="not_active",
                 )
             held = self.activations.hold(owner)
             if held is not None and held.bundle == current:
                 raise Conflict(
-                    f"{name} is rolled back already, from generation {held.generation}",
+                    f"The release {name} is rolled back already, from generation {held.generation}",
                     remedy=f"archid activate {name} ends that",
                     code="rolled_back",
                 )
@@ -151,7 +152,7 @@ class Switcher:
         if not running:
             how = "was withdrawn" if headers[-1].withdrawn else "has ended"
             raise Conflict(
-                f"{headers[-1].name} {how}, so it is not switched to any more",
+                f"The release {headers[-1].name} {how}, so it is not switched to any more",
                 remedy="Apply it again on central",
                 code="not_granted",
             )

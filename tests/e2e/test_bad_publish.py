@@ -185,7 +185,9 @@ FOLDERS = {
     "socket": Folder(a_socket, ("'talk' is a socket",)),
     "pipe": Folder(a_pipe, ("'pipe' is a pipe",)),
     "device": Folder(a_device, ("'disk' is a device",)),
-    "several": Folder(odd_things, ("'pipe' is a pipe", "'talk' is a socket", "'link'")),
+    "several": Folder(
+        odd_things, ("as it is:\n  'link'", "\n  'pipe' is a pipe\n", "\n  'talk' is a socket.")
+    ),
     "unreadable file": Folder(
         unreadable_file, ("'secret' may not be read by this user",), prefix=AS_OWNER
     ),

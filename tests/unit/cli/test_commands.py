@@ -334,6 +334,12 @@ def test_wrong_usage_is_exit_code_2_and_says_what(words: list[str], said: str) -
     assert said in outcome.err
 
 
+def test_a_sentence_that_begins_with_a_file_names_it_as_it_is() -> None:
+    outcome = archid("publish", "pyproject.toml", "--script", "x", "--kind", "sas", "--socket", "x")
+    assert outcome.code == 2
+    assert outcome.err.startswith("pyproject.toml is not a folder.\n")
+
+
 def test_config_check_and_show_need_no_daemon(tmp_path: Path) -> None:
     central = PROJECT / "config" / "central.toml"
     check = archid("config", "check", "--config", central, "--json")

@@ -485,6 +485,7 @@ async def test_another_user_may_look_but_not_change(serving: Serving, tmp_path: 
     # claiming the group in the process is not enough: the user database decides
     assert answers["stop"]["code"] == "denied"
     assert answers["stop"]["exit_code"] == 4
+    assert answers["stop"]["message"].startswith("The user nobody may look but not change")
     assert "'daemon'" in answers["stop"]["message"]
 
 
