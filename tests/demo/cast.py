@@ -67,7 +67,7 @@ SMALL_SHAPES: Final = {
 }
 NEXT: Final = "borealis"
 """The film that is on its way to a server when that is revoked."""
-NEXT_SHAPE: Final = ScriptShape(reels=1, panel_bytes=8_000_000, cues=20)
+NEXT_SHAPE: Final = ScriptShape(reels=1, panel_bytes=5_000_000, cues=20)
 SMALL_NEXT_SHAPE: Final = ScriptShape(reels=1, panel_bytes=5_000_000, cues=4)
 
 

@@ -28,7 +28,7 @@ class ScriptShape:
     cues: int
 
 
-FEATURE: Final = ScriptShape(reels=6, panel_bytes=8_300_000, cues=60)  # about 300 MB
+FEATURE: Final = ScriptShape(reels=6, panel_bytes=8_000_000, cues=60)  # about 290 MB
 SAS: Final = ScriptShape(reels=1, panel_bytes=2_000_000, cues=20)
 LOOP: Final = ScriptShape(reels=1, panel_bytes=700_000, cues=8)
 
