@@ -42,6 +42,18 @@ def test_every_chapter_has_text() -> None:
         assert body.strip(), title
 
 
+def test_chapters_and_sections_are_counted_without_a_gap() -> None:
+    chapters = [int(number) for number in re.findall(r"^## (\d+)\. ", TEXT, re.MULTILINE)]
+    assert chapters == list(range(1, len(chapters) + 1))
+    for chapter in chapters:
+        pattern = rf"^### {chapter}\.(\d+) "
+        sections = [int(number) for number in re.findall(pattern, TEXT, re.MULTILINE)]
+        assert sections == list(range(1, len(sections) + 1)), chapter
+    assert len(re.findall(r"^### ", TEXT, re.MULTILINE)) == len(
+        re.findall(r"^### \d+\.\d+ \S", TEXT, re.MULTILINE)
+    )
+
+
 def test_check_reports_and_write_repairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
