@@ -130,9 +130,9 @@ def _print_version(context: click.Context, parameter: click.Parameter, value: bo
 def cli(context: click.Context) -> None:
     """Gets light scripts to immersive cinemas, whole, verified and on time.
 
-    Every command takes the options below after its name, too. Exit codes: 0 it worked, 2 wrong
-    usage, 3 not found, 4 not allowed, 5 daemon or peer not reachable, 6 conflict, 7 storage,
-    8 trust, 130 interrupted.
+    Every command takes the options below after its name, too. Exit codes: 0 it worked, 1 a bug,
+    2 wrong usage, 3 not found, 4 not allowed, 5 daemon or peer not reachable, 6 conflict,
+    7 storage, 8 trust, 130 interrupted.
     """
     context.ensure_object(Session)
     if context.invoked_subcommand is None:
