@@ -69,7 +69,12 @@ class Stage:
     def play(self, *faults: Fault) -> tuple[int, dict[str, Any]]:
         """Run it to its end: the exit code, and what standard output holds, which is JSON."""
         with self.begin(*faults) as process:
-            out, err = process.communicate()
+            try:
+                out, err = process.communicate()
+            except BaseException:  # it took too long, or Ctrl-C; what it has seen is worth reading
+                process.terminate()
+                sys.stderr.write(process.communicate()[1])
+                raise
         assert out, err
         summary: dict[str, Any] = json.loads(out)
         jsonschema.validate(summary, SCHEMA)
