@@ -264,11 +264,12 @@ def test_a_command_is_measured_with_its_children_and_fails_with_what_it_said() -
 
 def test_the_floor_adds_up_its_parts(tmp_path: Path) -> None:
     found = floor.measure(tmp_path / "floor", 4 << 20)
-    assert set(found.parts) == {*floor.SENDER, *floor.RECEIVER}
+    assert set(found.parts) == {*floor.SENDER, *floor.RECEIVER, floor.SYNC}
     assert not list((tmp_path / "floor").iterdir())
     even = floor.Floor(dict.fromkeys(found.parts, 0.1))
     assert even.sender == pytest.approx(0.3)
     assert even.receiver == pytest.approx(0.4)
+    assert even.allowed_with_sync_mb_per_s == pytest.approx(even.allowed_mb_per_s * 7 / 8)
     assert even.one_thread_an_end_mb_per_s == pytest.approx((1 << 30) / 1e6 / 0.4)
 
 
