@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from archid.control.client import ControlClient
 from archid.errors import ArchidError
+from bench.inputs import discard
 from bench.measuring import ProcessMeter
 from bench.network import Network
 from bench.transfer import Transfer, TransferFailed
@@ -56,7 +57,7 @@ class ArchidPair:
         yield node
         node.process.stop()
         del self._fleet.nodes[name]
-        node.remove()
+        discard(node.folder)
 
     def transfer(self, node: FleetNode) -> Transfer:
         """Grant the script to the server and follow it until the tree stands."""

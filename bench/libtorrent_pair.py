@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.inputs import discard
 from bench.measuring import ProcessMeter
 from bench.network import Network
 from bench.servers import free_port
@@ -108,7 +109,7 @@ class LibtorrentPair:
             yield node, folder
         finally:
             node.stop()
-            shutil.rmtree(folder)
+            discard(folder)
 
     def transfer(self, destination: tuple[LibtorrentNode, Path]) -> Transfer:
         """Give it the torrent and the seed's address."""

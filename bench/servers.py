@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from bench.inputs import discard
 from bench.measuring import ProcessMeter, run_metered
 from bench.network import Network
 from bench.transfer import Transfer, TransferFailed
@@ -88,7 +89,7 @@ class CommandPair:
         folder.mkdir()
         self._held = None
         yield folder
-        shutil.rmtree(folder)
+        discard(folder)
 
     def transfer(self, folder: Path) -> Transfer:
         """Run the command to its end."""

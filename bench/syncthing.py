@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from bench.inputs import discard
 from bench.measuring import ProcessMeter
 from bench.network import Network
 from bench.servers import free_port
@@ -248,7 +249,7 @@ class SyncthingPair:
             yield folder
         finally:
             self._destination.stop()
-            shutil.rmtree(folder)
+            discard(folder)
 
     def transfer(self, folder: Path) -> Transfer:  # noqa: ARG002 - every contender is given its place
         """Let the two connect, and follow the destination until it is complete."""

@@ -16,7 +16,7 @@ import pytest
 from bench import comparing, delta, floor, history, idle, plots, responsive, results
 from bench.__main__ import BENCHMARKS, main
 from bench.benchmark import Chart, Outcome
-from bench.inputs import InputShape, write_input
+from bench.inputs import InputShape, discard, write_input
 from bench.measuring import (
     ProcessMeter,
     Spread,
@@ -331,3 +331,14 @@ def test_a_picture_is_drawn_where_there_is_something_to_draw_with(tmp_path: Path
     assert picture.exists() == plots.available()
     if picture.exists():
         assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_a_round_made_gives_its_space_back_and_keeps_its_small_files(tmp_path: Path) -> None:
+    inner = tmp_path / "tree" / "inner"
+    inner.mkdir(parents=True)
+    (inner / "large").write_bytes(bytes(2 << 20))
+    (inner / "small").write_bytes(b".")
+    (inner / "link").symlink_to("large")
+    inner.chmod(0o555)
+    discard(tmp_path / "tree")
+    assert sorted(path.name for path in inner.iterdir()) == ["link", "small"]
