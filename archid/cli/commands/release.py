@@ -58,7 +58,7 @@ def apply(session: Session, file: Path, yes: bool, dry_run: bool) -> None:
     screen = session.screen
     plan = session.call("release.apply", params)
     nothing = plan["action"] == "none"
-    if not screen.json:
+    if not screen.json and not (screen.quiet and yes and not nothing):
         _show_plan(session, plan)
     if not (nothing or dry_run):
         if not yes and session.interactive:
@@ -74,13 +74,14 @@ def apply(session: Session, file: Path, yes: bool, dry_run: bool) -> None:
             )
         plan = session.call("release.apply", {**params, "sign": True, "plan": plan["plan"]})
         head = plan["head"] or {}
-        screen.say(
-            Text(
-                f"Signed: {plan['name']} generation {plan['generation']} is in head"
-                f" {head.get('epoch', '?')}/{head.get('serial', '?')}.",
-                style="ok",
-            )
+        signed = Text(
+            f"Signed: {plan['name']} generation {plan['generation']} is in head"
+            f" {head.get('epoch', '?')}/{head.get('serial', '?')}.",
+            style="ok",
         )
+        if screen.quiet and not screen.json:  # then it is the result, in one line
+            screen.out.print(signed)
+        screen.say(signed)
     if screen.json:
         screen.result(plan)
 

@@ -286,7 +286,12 @@ async def test_without_a_terminal_nothing_is_signed_unasked(serving: Serving) ->
         refused = await archid_beside("--socket", path, "release", "apply", "-", stdin="x")
         nothing = await archid_beside("--socket", path, "release", "apply", "-", stdin="nothing")
         signed = await archid_beside("--socket", path, "release", "apply", "-", "--yes", stdin="x")
-    assert (refused.code, nothing.code, signed.code) == (2, 0, 0)
+        quiet = await archid_beside(
+            "--socket", path, "release", "apply", "-", "--yes", "-q", stdin="x"
+        )
+    assert (refused.code, nothing.code, signed.code, quiet.code) == (2, 0, 0, 0)
+    assert quiet.out == "Signed: blue-hour generation 4 is in head 1/42.\n"
+    assert quiet.err == ""
     assert "Changed release" in refused.out
     assert "--yes" in refused.err
     assert "head 1/42" in signed.err
