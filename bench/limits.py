@@ -23,6 +23,7 @@ from bench.inputs import InputShape, write_input
 from bench.measuring import Spread, table
 from bench.network import network
 from bench.pair import compare
+from bench.transfer import TransferFailed
 from tests.fleet.local import FleetNode
 
 RATES: Final = (1_000_000, 10_000_000, 50_000_000)
@@ -72,14 +73,15 @@ def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     """Every rate in both directions."""
     stretch_s = FULL_STRETCH_S if args.full else SHORT_STRETCH_S
     rates: Sequence[int] = RATES if args.full else RATES[:2]
+    longer = LONGER
     if args.size:
-        # For a run that only has to work: one rate, and a file of this size.
-        rates, stretch_s = (args.size,), 1 / LONGER
+        # One file of this size, at a rate that takes it three seconds.
+        rates, stretch_s, longer = (args.size // 3,), 1.0, 3.0
     found: dict[str, dict[str, Any]] = {}
     sources = {}
     for rate in rates:
         sources[rate] = base / f"source-{rate}"
-        write_input(sources[rate], InputShape(1, int(LONGER * stretch_s * rate)))
+        write_input(sources[rate], InputShape(1, int(longer * stretch_s * rate)))
     with (
         network("limits") as own,
         archid_pair(base / "archid", sources[rates[0]], own) as pair,
@@ -89,6 +91,8 @@ def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
             for key in ("up", "down"):
                 samples = _transfer(pair, sources[rate], key, rate)
                 shares = list(shares_of(samples, rate, stretch_s))
+                if not shares:
+                    raise TransferFailed(f"no {stretch_s:g} s of the transfer could be watched")
                 found[f"{key}={format_rate(rate)}"] = vars(Spread.of(shares))
     figures = {
         "shape": {"stretch_s": stretch_s, "rates": list(rates)},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import comparing, delta, floor, history, idle, plots, responsive, results
+from bench import comparing, delta, floor, history, idle, limits, plots, responsive, results
 from bench.__main__ import BENCHMARKS, main
 from bench.benchmark import Chart, Outcome
 from bench.inputs import InputShape, discard, write_input
@@ -100,6 +100,29 @@ def test_an_unknown_name_is_refused_and_the_known_ones_are_told(
         main(["pairs"])
     told = capsys.readouterr().err
     assert all(name in told for name in BENCHMARKS)
+
+
+def test_the_exactness_of_a_limit_is_that_of_every_stretch_of_the_busy_time() -> None:
+    # A start that takes a while, 200 bytes a second for ten seconds, and an end that does nothing.
+    samples = [(n / 10, 0) for n in range(50)]
+    samples += [(5 + n / 10, 20 * n) for n in range(101)]
+    samples += [(15 + n / 10, 2000) for n in range(1, 50)]
+    shares = list(limits.shares_of(samples, 200, 5.0))
+    assert len(shares) > 20
+    assert shares == pytest.approx([1.0] * len(shares))
+    assert list(limits.shares_of(samples, 100, 5.0)) == pytest.approx([2.0] * len(shares))
+    assert list(limits.shares_of(samples, 200, 60.0)) == []
+
+
+@pytest.mark.long
+def test_the_exactness_of_limits_is_measured(short: Path) -> None:
+    figures = short / "figures.json"
+    arguments = ["--size", "3MB", "--folder", str(short)]
+    arguments += ["--history", str(short / "history.jsonl")]
+    assert main(["limits", *arguments, "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())["benchmarks"]["limits"]["of_the_limit_share"]
+    assert set(found) == {"up=8Mbit/s", "down=8Mbit/s"}
+    assert all(0 < one["median"] < 1.5 for one in found.values())
 
 
 def test_a_figure_tells_its_spread() -> None:

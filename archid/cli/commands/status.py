@@ -12,6 +12,7 @@ from archid.cli import figures
 from archid.cli.options import session_command
 from archid.cli.output import bar, heading, indented, level, pairs, table
 from archid.cli.session import Session
+from archid.rates import format_rate
 
 Json = dict[str, Any]
 
@@ -100,6 +101,9 @@ def _facts(status: Json, *, verbose: bool) -> Table:
         ("read again", _scrub(status["scrub"], status["now_s"])),
         ("traffic", f"{received} received, {sent} sent"),
     ]
+    if limited := [one for one in status["limits"] if one["rate_bytes_per_s"] is not None]:
+        words = ", ".join(f"{one['key']} {format_rate(one['rate_bytes_per_s'])}" for one in limited)
+        rows.append(("limits", words))
     if trust is None:
         rows.append(("fleet head", Text("none yet", style="attention")))
     else:

@@ -247,6 +247,7 @@ HANDLERS: dict[str, Handler] = {
     ("schema", "words", "code", "shown"),
     [
         ("status", "status", 0, "61 minutes behind"),
+        ("status", "status", 0, "up 20Mbit/s"),
         ("scripts", "scripts", 0, "blue-hour-feature"),
         ("verify", "verify", 7, "panels/1.bin is torn"),
         ("release.list", "release list", 0, "301 MB"),
