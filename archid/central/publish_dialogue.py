@@ -3,18 +3,32 @@
 The client walks the folder as the user who publishes and sends open descriptors; the daemon never
 opens a path of that user's. What comes is checked again here and in `archid.store.ingest`. If the
 client goes away before it says commit, nothing of it stays.
+
+A folder that was published before is compared first, by what the client says of it: size, times,
+inode. Whoever may publish vouches for that as he does for the bytes; what it is compared with was
+seen by the daemon itself (`archid.store.settling` says when that counts). If the whole listing is
+the one of the newest version, that is all; else the client announces its entries and opens only
+the files that are asked for.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import trio
 
-from archid.central.publishing import PublishedVersion
+from archid.central.publish_input import (
+    Entry,
+    add_entries,
+    announced_in,
+    bring_files,
+    entries_in,
+)
+from archid.central.publishing import NextVersion, PublishedVersion
 from archid.central.service import CentralService
 from archid.control.connection import Exchange
 from archid.control.credentials import Caller
@@ -22,8 +36,8 @@ from archid.errors import ArchidError, UsageError
 from archid.events import EventHub
 from archid.log import get_logger
 from archid.store.ingest import Ingest, Ingested
-from archid.store.intake import SourceFile
 from archid.store.library import Library
+from archid.store.source_records import SourceRecord, SourceRecords
 from protocol.errors import ProtocolError
 from protocol.ids import ManifestId
 from protocol.layout import Layout
@@ -31,15 +45,23 @@ from protocol.layout import Layout
 log = get_logger(__name__)
 
 PROGRESS_S: Final = 0.2
-_BAD_INPUT: Final = "invalid_params"
+_T = TypeVar("_T")
 
 
 class PublishDialogue:
     """Handles the control method ``publish``; one object serves all of them."""
 
-    def __init__(self, service: CentralService, *, library: Library, events: EventHub) -> None:
+    def __init__(
+        self,
+        service: CentralService,
+        *,
+        library: Library,
+        sources: SourceRecords,
+        events: EventHub,
+    ) -> None:
         self._service = service
         self._library = library
+        self._sources = sources
         self._events = events
 
     async def __call__(
@@ -51,29 +73,15 @@ class PublishDialogue:
         done = False
         reserved = await self._service.begin_publication(name, kind)
         try:
-            previous = await self._previous(reserved.previous)
-            ingest = await trio.to_thread.run_sync(
-                lambda: Ingest(
-                    self._library.paths,
-                    self._service.state.root.fleet,
-                    kind,
-                    name,
-                    reserved.version,
-                    previous=previous,
-                )
+            ingested = await self._same_listing(name, params["listing"], reserved.previous)
+            if ingested is None:
+                ingested = await self._take_folder(reserved, params["listing"], exchange)
+            published, is_new = await self._sign(
+                caller, ingested, _tell(exchange, "signing", ingested)
             )
-            try:
-                await self._take_entries(ingest, exchange)
-                await _tell(exchange, ingest, "syncing")
-                ingested = await trio.to_thread.run_sync(
-                    ingest.finish, lambda _, pieces: self._library.keep_pieces(pieces.values())
-                )
-            finally:
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(ingest.abort)
-            published = await self._sign(caller, ingested, _tell(exchange, ingest, "signing"))
+            await self._keep_source(published, ingested)
             done = True
-            return _result(ingested, published, time.monotonic() - started)
+            return _result(ingested, published, is_new, time.monotonic() - started)
         except ProtocolError as error:
             # A name or a link that cannot be published is the caller's to mend.
             raise UsageError(
@@ -84,47 +92,93 @@ class PublishDialogue:
             if not done:
                 self._events.publish("publish.abandoned", script=name, kind=kind)
 
-    async def _previous(self, manifest: Any) -> Layout | None:
-        if manifest is None or not self._library.holds(manifest):
+    async def _same_listing(
+        self, name: str, listing: str | None, previous: ManifestId | None
+    ) -> Ingested | None:
+        """The newest version, if the folder is listed exactly as when that was published."""
+        if listing is None or previous is None or not self._library.holds(previous):
             return None
-        return await trio.to_thread.run_sync(self._library.layout, manifest)
+        known = await trio.to_thread.run_sync(self._sources.listing, name, previous)
+        if known is None or known != bytes.fromhex(listing):
+            return None
+        root = await trio.to_thread.run_sync(self._library.root, previous)
+        return Ingested(root, {}, True, 0, root.files, None)
+
+    async def _take_folder(
+        self, reserved: NextVersion, listing: str | None, exchange: Exchange
+    ) -> Ingested:
+        """Take in a folder until the tree stands, or is found to be the previous one."""
+        previous, record = await self._previous(reserved, compared=listing is not None)
+        ingest = await trio.to_thread.run_sync(
+            lambda: Ingest(
+                self._library.paths,
+                self._service.state.root.fleet,
+                reserved.kind,
+                reserved.name,
+                reserved.version,
+                previous=previous,
+                record=record,
+            )
+        )
+        try:
+            await exchange.event({"event": "publish.compare", "known": record is not None})
+            await self._take_entries(ingest, exchange)
+            await _tell(exchange, "syncing", ingest)
+            return await trio.to_thread.run_sync(
+                ingest.finish, lambda _, pieces: self._library.keep_pieces(pieces.values())
+            )
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(ingest.abort)
+
+    async def _previous(
+        self, reserved: NextVersion, *, compared: bool
+    ) -> tuple[Layout | None, SourceRecord | None]:
+        """The version before, and what is known of its source if that may be relied on."""
+        manifest = reserved.previous
+        if manifest is None or not self._library.holds(manifest):
+            return None, None
+        layout = await trio.to_thread.run_sync(self._library.layout, manifest)
+        if not compared:
+            return layout, None
+        return layout, await trio.to_thread.run_sync(self._sources.get, reserved.name, manifest)
+
+    async def _keep_source(self, published: PublishedVersion, ingested: Ingested) -> None:
+        """Remember what the source looked like; a crash before this costs one reading."""
+        if ingested.source is not None:
+            record = ingested.source._replace(manifest=published.manifest)
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._sources.keep, published.name, record)
 
     async def _take_entries(self, ingest: Ingest, exchange: Exchange) -> None:
+        """Whatever the client sends until it says commit; each input is answered."""
+        wanted: list[Entry] = []
         while True:
             received = await exchange.receive()
+            body, descriptors = received.body, received.descriptors
             try:
-                if received.body.get("commit") is True:
+                if body.get("commit") is True:
                     return
-                entries = _entries_in(received.body)
-                await self._take_batch(ingest, entries, received.descriptors, exchange)
+                if "announce" in body:
+                    entries = entries_in(body, "announce")
+                    announce = partial(ingest.announce, announced_in(entries))
+                    positions = await _busy(ingest, exchange, announce)
+                    wanted = [entries[at] for at in positions]
+                    answer: dict[str, Any] = {"event": "publish.wanted", "wanted": positions}
+                elif body.get("brought") is True:
+                    bring = partial(bring_files, ingest, wanted, descriptors)
+                    await _busy(ingest, exchange, bring)
+                    wanted = wanted[len(descriptors) :]
+                    answer = {"event": "publish.taken", "entries": len(descriptors)}
+                else:
+                    entries = entries_in(body, "entries")
+                    add = partial(add_entries, ingest, entries, descriptors)
+                    await _busy(ingest, exchange, add)
+                    answer = {"event": "publish.taken", "entries": len(entries)}
             finally:
-                for descriptor in received.descriptors:
+                for descriptor in descriptors:
                     os.close(descriptor)
-            await exchange.event({"event": "publish.taken", "entries": len(entries)})
-
-    async def _take_batch(
-        self,
-        ingest: Ingest,
-        entries: Sequence[dict[str, Any]],
-        descriptors: Sequence[int],
-        exchange: Exchange,
-    ) -> None:
-        """Ingest a batch in a thread, telling the client how it goes."""
-        done = False
-
-        async def stop_with_client() -> None:
-            try:
-                await trio.sleep_forever()
-            finally:
-                if not done:
-                    ingest.cancel()  # so that the thread ends soon; it cannot be abandoned
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_report, ingest, exchange)
-            nursery.start_soon(stop_with_client)
-            await trio.to_thread.run_sync(_ingest_entries, ingest, entries, descriptors)
-            done = True
-            nursery.cancel_scope.cancel()
+            await exchange.event(answer)
 
     async def _sign(
         self, caller: Caller, ingested: Ingested, told: Awaitable[None]
@@ -166,10 +220,9 @@ class PublishDialogue:
 
 
 def _result(
-    ingested: Ingested, recorded: tuple[PublishedVersion, bool], duration_s: float
+    ingested: Ingested, published: PublishedVersion, is_new: bool, duration_s: float
 ) -> dict[str, Any]:
     root = ingested.root
-    published, is_new = recorded
     return {
         "manifest": published.manifest.hex(),
         "script": published.name,
@@ -187,71 +240,44 @@ def _result(
     }
 
 
-def _entries_in(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of one input, each with what it needs; whether they make a tree is the store's.
+async def _busy(ingest: Ingest, exchange: Exchange, work: Callable[[], _T]) -> _T:
+    """Do something to the ingest in a thread, telling the client how it goes."""
+    done = False
 
-    Raises UsageError: a client of another version must not look like a failure of the daemon.
-    """
-    entries = body.get("entries")
-    if not isinstance(entries, list):
-        raise UsageError("An input of publish holds neither entries nor commit", code=_BAD_INPUT)
-    for entry in entries:
-        match entry:
-            case {"type": "file", "path": str(), "executable": bool(), "mtime_ns": int()}:
-                continue
-            case {"type": "folder", "path": str()}:
-                continue
-            case {"type": "link", "path": str(), "target": str()}:
-                continue
-        raise UsageError(
-            f"An entry to publish is none: {str(entry)[:200]!r}",
-            remedy="Use the archid command of the daemon's version",
-            code=_BAD_INPUT,
-        )
-    return entries
+    async def stop_with_client() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if not done:
+                ingest.cancel()  # so that the thread ends soon; it cannot be abandoned
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_report, ingest, exchange)
+        nursery.start_soon(stop_with_client)
+        result = await trio.to_thread.run_sync(work)
+        done = True
+        nursery.cancel_scope.cancel()
+    return result
 
 
 async def _report(ingest: Ingest, exchange: Exchange) -> None:
     while True:
         await trio.sleep(PROGRESS_S)
-        await _tell(exchange, ingest, "reading")
+        await _tell(exchange, "reading", ingest)
 
 
-async def _tell(exchange: Exchange, ingest: Ingest, phase: str) -> None:
+async def _tell(exchange: Exchange, phase: str, done: Ingest | Ingested) -> None:
+    """How far it is; once there is a root, all of it was read."""
+    if isinstance(done, Ingested):
+        files, size, new = done.root.files, done.root.size_bytes, done.new_bytes
+    else:
+        files, size, new = done.files, done.bytes, done.new_bytes
     await exchange.event(
         {
             "event": "publish.progress",
             "phase": phase,
-            "files": ingest.files,
-            "bytes": ingest.bytes,
-            "new_bytes": ingest.new_bytes,
+            "files": files,
+            "bytes": size,
+            "new_bytes": new,
         }
     )
-
-
-def _ingest_entries(
-    ingest: Ingest, entries: Sequence[dict[str, Any]], descriptors: Sequence[int]
-) -> None:
-    """Entries in path order, each "file" with the next descriptor; runs in a worker thread."""
-    waiting = iter(descriptors)
-    files: list[SourceFile] = []
-    for entry in entries:
-        if entry["type"] == "file":
-            descriptor = next(waiting, None)
-            if descriptor is None:
-                raise UsageError(f"No descriptor came with the file {entry['path']!r}")
-            files.append(
-                SourceFile(entry["path"], descriptor, entry["executable"], entry["mtime_ns"])
-            )
-            continue
-        if files:
-            ingest.add_files(files)
-            files = []
-        if entry["type"] == "folder":
-            ingest.add_folder(entry["path"])
-        else:
-            ingest.add_link(entry["path"], entry["target"])
-    if files:
-        ingest.add_files(files)
-    if next(waiting, None) is not None:
-        raise UsageError("More descriptors came than files")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from archid.errors import ArchidError, Conflict, NotFound, StorageError, UsageError
+from archid.source_listing import SourceListing, facts_of
 from protocol.paths import PathRefused, TreeShape, printable
 
 SHOWN_PROBLEMS: Final = 10
@@ -40,10 +41,12 @@ class Found(NamedTuple):
     executable: bool
     mtime_ns: int
     target: str
+    facts: bytes = b""
+    """Of a file, see `archid.source_listing`."""
 
     def to_json(self) -> dict[str, Any]:
         """As the control socket wants it."""
-        return self._asdict()
+        return {**self._asdict(), "facts": self.facts.hex()}
 
 
 @dataclass
@@ -63,15 +66,30 @@ class Walk:
         """How much the files hold."""
         return sum(entry.size for entry in self.entries)
 
-    def batches(self) -> Iterator[list[Found]]:
-        """The entries in order, cut so that each part fits one message of the control socket."""
+    def listing(self) -> bytes:
+        """The digest of everything that was found."""
+        listing = SourceListing()
+        for entry in self.entries:
+            if entry.type == "file":
+                listing.add_file(entry.path, entry.executable, entry.size, entry.facts)
+            elif entry.type == "folder":
+                listing.add_folder(entry.path)
+            else:
+                listing.add_link(entry.path, entry.target)
+        return listing.digest()
+
+    def batches(self, descriptors: int | None = BATCH_DESCRIPTORS) -> Iterator[list[Found]]:
+        """The entries in order, cut so that each part fits one message of the control socket.
+
+        Together with the `descriptors` of its files; with None they come later.
+        """
         batch: list[Found] = []
         files = size = 0
         for entry in self.entries:
             entry_bytes = len(json.dumps(entry.to_json(), ensure_ascii=False).encode()) + 1
             if batch and (
                 len(batch) == BATCH_ENTRIES
-                or (entry.type == "file" and files == BATCH_DESCRIPTORS)
+                or (entry.type == "file" and files == descriptors)
                 or size + entry_bytes > BATCH_BYTES
             ):
                 yield batch
@@ -147,7 +165,9 @@ def _look(item: os.DirEntry[str], prefix: str, problems: list[str]) -> Found | N
                 problems.append(f"{printable(path)} may not be read by this user")
                 return None
             executable = bool(info.st_mode & stat.S_IXUSR)
-            return Found(path, "file", info.st_size, executable, info.st_mtime_ns, "")
+            return Found(
+                path, "file", info.st_size, executable, info.st_mtime_ns, "", facts_of(info)
+            )
     except UnicodeEncodeError:
         problems.append(f"{printable(path)} is a link to a name that is not UTF-8")
     except OSError as error:
@@ -255,6 +275,7 @@ def _open(folder: Path, entry: Found) -> int:
         size=info.st_size,
         mtime_ns=info.st_mtime_ns,
         executable=bool(info.st_mode & stat.S_IXUSR),
+        facts=facts_of(info),
     )
     if not stat.S_ISREG(info.st_mode) or now != entry:
         os.close(descriptor)

@@ -213,7 +213,13 @@ METHODS: Final[dict[str, Method]] = {
         ),
         Method(
             "publish",
-            params=strict(script=text(max_length=1000), kind=KIND, files=COUNT, size_bytes=BYTES),
+            params=strict(
+                script=text(max_length=1000),
+                kind=KIND,
+                files=COUNT,
+                size_bytes=BYTES,
+                listing=nullable(HASH),  # null: read everything
+            ),
             result=PUBLISHED,
             changes=True,
             takes_input=True,

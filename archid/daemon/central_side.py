@@ -71,7 +71,9 @@ class CentralSide:
         )
         stack.callback(self._service.close)
         _explain_trees(state.library, self._service.publications())
-        publish = PublishDialogue(self._service, library=state.library, events=events)
+        publish = PublishDialogue(
+            self._service, library=state.library, sources=state.sources, events=events
+        )
         self._root_methods = RootMethods(
             self._service.root_desk(
                 lambda: [

@@ -30,6 +30,7 @@ from archid.store.ingest import remove_leftovers
 from archid.store.layout import StateLock, StatePaths
 from archid.store.layouts import Layouts
 from archid.store.library import Library
+from archid.store.source_records import SourceRecords
 from archid.store.tree_store import TreeStore
 from archid.store.trust_file import TrustFile
 from archid.store.upkeep import Upkeep
@@ -54,6 +55,7 @@ class OpenState:
     library: Library
     upkeep: Upkeep
     absences: Absences
+    sources: SourceRecords
 
 
 def open_state(config: Config, stack: ExitStack) -> OpenState:
@@ -109,6 +111,7 @@ def open_state(config: Config, stack: ExitStack) -> OpenState:
         library,
         upkeep,
         Absences(node_db),
+        SourceRecords(node_db),
     )
 
 

@@ -19,7 +19,7 @@ import trio
 
 from archid.errors import StorageError
 from archid.log import get_logger
-from archid.store import absences, upkeep
+from archid.store import absences, source_records, upkeep
 from archid.store.database import Database
 from archid.store.errors import storage_error
 from archid.store.tree_folder import TreeFolder
@@ -68,8 +68,9 @@ MIGRATIONS: Final = (
     """,
     upkeep.MIGRATION,
     absences.MIGRATION,
+    source_records.MIGRATION,
 )
-"""The whole of ``node.db``: the index and, beside it, what `archid.store.upkeep` keeps."""
+"""The whole of ``node.db``: the index and, beside it, what other modules keep there."""
 
 
 class Location(NamedTuple):

@@ -5,6 +5,9 @@ while it is chunked, so that what is published cannot change any more, and the t
 one rename after one sync. Walking the folder is the client's part; numbering, signing and
 recording the version is central's; how one file is read is `archid.store.intake`'s.
 
+A folder that was published before is announced first (`announce`): then only those files need be
+opened and brought (`bring`) that are not known to be what was read the last time.
+
 Methods block; call them from a worker thread, one call at a time.
 """
 
@@ -20,13 +23,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from archid.errors import Interrupted
+from archid.errors import Interrupted, UsageError
 from archid.log import get_logger
+from archid.source_listing import SourceListing
+from archid.store.announced import (
+    Announced,
+    AnnouncedFile,
+    AnnouncedFolder,
+    AnnouncedLink,
+    Announcement,
+)
 from archid.store.chunking import Cutter
 from archid.store.errors import storage_error
 from archid.store.intake import Intake, PreviousVersion, SourceFile, TakenFile
 from archid.store.layout import StatePaths
 from archid.store.placing import place_tree
+from archid.store.settling import SettledSources
+from archid.store.source_records import NO_FACTS, SourceRecord
 from archid.store.tree_folder import FOLDER_MODE, TreeFolder, remove_tree
 from protocol.chunking_profile import DEFAULT_PROFILE
 from protocol.ids import FleetId, PieceId
@@ -46,13 +59,17 @@ take and drop the interpreter's lock: two threads took twice as long as one for 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What came of it. When `unchanged`, `root` is the previous version's and `pieces` is empty."""
+    """What came of it. When `unchanged`, `root` is the previous version's and `pieces` is empty.
+
+    `source` tells the files again the next time; None where nothing new was learnt.
+    """
 
     root: ManifestRoot
     pieces: Mapping[PieceId, bytes]
     unchanged: bool
     new_bytes: int
     linked_files: int
+    source: SourceRecord | None
 
 
 class Ingest:
@@ -71,12 +88,14 @@ class Ingest:
         version: int,
         *,
         previous: Layout | None = None,
+        record: SourceRecord | None = None,
         profile: int = DEFAULT_PROFILE,
         threads: int = 2,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """`progress` is called with (bytes, files) so far, from the threads that read.
+        """`record` tells the source of `previous`; without it everything is read.
 
+        `progress` is called with (bytes, files) so far, from the threads that read.
         Raises PathRefused for a kind or a name that cannot be, StorageError.
         """
         self.files = self.bytes = self.new_bytes = 0
@@ -89,6 +108,10 @@ class Ingest:
         self._previous = previous
         self._progress = progress
         self._folders: list[str] = []
+        self._listing = SourceListing()
+        self._facts: list[bytes] = []
+        self._all_settled = True
+        self._announced = Announcement()
         self._linked_files = 0
         self._known: set[bytes] = set()
         if previous is not None:
@@ -101,35 +124,29 @@ class Ingest:
         self._pool = ThreadPoolExecutor(len(cutters), thread_name_prefix="ingest")
         version_before = None
         if previous is not None:
-            version_before = PreviousVersion(previous, paths.tree(previous.manifest))
+            version_before = PreviousVersion(previous, paths.tree(previous.manifest), record)
+        settled = SettledSources()
         try:
             self._path = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=paths.staging))
             self._folder = TreeFolder.at(self._path)
         except OSError as error:
             raise storage_error(error, paths.staging) from error
         self._intakes += [
-            Intake(self._folder.again(), self._path, cutter, version_before, self._tick)
+            Intake(self._folder.again(), self._path, cutter, version_before, settled, self._tick)
             for cutter in cutters
         ]
 
     def add_folder(self, path: str) -> None:
         """A folder, before what it holds; raises PathRefused, StorageError."""
-        self._shape.add_folder(path)
-        self._builder.add_folder(path)
-        try:
-            self._folder.folder(path, create=True)
-        except OSError as error:
-            raise storage_error(error, self._path / path) from error
-        self._folders.append(path)
+        self._require_whole()
+        self._make_folder(path)
+        self._record_folder(path)
 
     def add_link(self, path: str, target: str) -> None:
         """A symbolic link; raises PathRefused, StorageError."""
-        self._shape.add_link(path, target)
-        self._builder.add_link(path, target)
-        try:
-            self._folder.make_link(path, target)
-        except OSError as error:
-            raise storage_error(error, self._path / path) from error
+        self._require_whole()
+        self._make_link(path, target)
+        self._record_link(path, target)
 
     def add_file(self, path: str, descriptor: int, *, executable: bool, mtime_ns: int) -> None:
         """A file that is open for reading; raises as `Intake.take` does, and PathRefused."""
@@ -137,17 +154,55 @@ class Ingest:
 
     def add_files(self, batch: Sequence[SourceFile]) -> None:
         """Several files, read by several threads; the descriptors stay the caller's to close."""
+        self._require_whole()
         for source in batch:
             self._shape.add_file(source.path)
-        if len(self._intakes) > 1 and len(batch) > 1 and _worth_sharing(batch):
-            taken = self._take_together(batch)
-        else:
-            taken = [self._take(self._intakes[0], source) for source in batch]
-        for file in taken:
-            self._builder.add_file_table(
-                file.path, executable=file.executable, mtime_ns=file.mtime_ns, table=file.table
+        for file in self._take_all(batch):
+            self._record_file(file)
+
+    def announce(self, part: Sequence[Announced]) -> list[int]:
+        """The next entries in path order; returns the positions of the files to `bring`.
+
+        What need not be brought is in the tree afterwards. Raises PathRefused, StorageError, and
+        UsageError while files of an earlier part are still missing.
+        """
+        self._require_whole()
+        self._announced = announced = Announcement()
+        for entry in part:
+            match entry:
+                case AnnouncedFolder():
+                    self._make_folder(entry.path)
+                    announced.add(entry)
+                case AnnouncedLink():
+                    self._make_link(entry.path, entry.target)
+                    announced.add(entry)
+                case AnnouncedFile():
+                    self._shape.add_file(entry.path)
+                    taken = self._intakes[0].reuse(*entry)
+                    if taken is None:
+                        announced.want(entry.path)
+                    else:
+                        self._count(taken)
+                        announced.add(taken)
+        wanted = announced.wanted
+        if not wanted:
+            self._record_announced()
+        return wanted
+
+    def bring(self, batch: Sequence[SourceFile]) -> None:
+        """The next files that were wanted, in order, not necessarily all of them.
+
+        Raises UsageError for others than these, and as `add_files`.
+        """
+        if [source.path for source in batch] != self._announced.next_paths(len(batch)):
+            raise UsageError(
+                "Other files came than were asked for",
+                remedy="Use the archid command of the daemon's version",
             )
-            self._linked_files += file.linked
+        for file in self._take_all(batch):
+            self._announced.fill(file)
+        if not self._announced.wanted:
+            self._record_announced()
 
     def finish(
         self, keep: Callable[[ManifestRoot, Mapping[PieceId, bytes]], None] | None = None
@@ -157,13 +212,15 @@ class Ingest:
         `keep` is given the root and its pieces before the sync that makes the tree durable, so
         that documents it writes to the same file system are synced along. When nothing changed
         since the previous version there is no new tree and `keep` is not called. Raises
-        PathRefused when a link leaves the tree through others, and StorageError.
+        PathRefused when a link leaves the tree through others, StorageError, and UsageError when
+        announced files did not come.
         """
+        self._require_whole()
         root, pieces = self._builder.finish()
         before = None if self._previous is None else self._previous.root
         if before is not None and (root.kind, root.pieces) == (before.kind, before.pieces):
             self.abort()
-            return Ingested(before, {}, True, 0, self._linked_files)
+            return Ingested(before, {}, True, 0, self._linked_files, self._source(before))
         try:
             for path in reversed(self._folders):
                 os.fchmod(self._folder.folder(path), FOLDER_MODE)
@@ -174,7 +231,7 @@ class Ingest:
         self._close()
         place_tree(self._path, self._paths.tree(root.id))
         self._finished = True
-        return Ingested(root, pieces, False, self.new_bytes, self._linked_files)
+        return Ingested(root, pieces, False, self.new_bytes, self._linked_files, self._source(root))
 
     def cancel(self) -> None:
         """Let a call that is under way in another thread raise Interrupted soon."""
@@ -197,8 +254,70 @@ class Ingest:
     def __exit__(self, *exc_info: object) -> None:
         self.abort()
 
+    def _make_folder(self, path: str) -> None:
+        self._shape.add_folder(path)
+        try:
+            self._folder.folder(path, create=True)
+        except OSError as error:
+            raise storage_error(error, self._path / path) from error
+        self._folders.append(path)
+
+    def _make_link(self, path: str, target: str) -> None:
+        self._shape.add_link(path, target)
+        try:
+            self._folder.make_link(path, target)
+        except OSError as error:
+            raise storage_error(error, self._path / path) from error
+
+    def _record_folder(self, path: str) -> None:
+        self._builder.add_folder(path)
+        self._listing.add_folder(path)
+
+    def _record_link(self, path: str, target: str) -> None:
+        self._builder.add_link(path, target)
+        self._listing.add_link(path, target)
+
+    def _record_file(self, file: TakenFile) -> None:
+        self._builder.add_file_table(
+            file.path, executable=file.executable, mtime_ns=file.mtime_ns, table=file.table
+        )
+        self._listing.add_file(file.path, file.executable, file.size_bytes, file.facts)
+        self._facts.append(file.facts)
+        self._all_settled &= file.facts != NO_FACTS
+        self._linked_files += file.linked
+
+    def _record_announced(self) -> None:
+        for entry in self._announced.entries():
+            match entry:
+                case AnnouncedFolder():
+                    self._record_folder(entry.path)
+                case AnnouncedLink():
+                    self._record_link(entry.path, entry.target)
+                case TakenFile():
+                    self._record_file(entry)
+
+    def _require_whole(self) -> None:
+        if self._announced.wanted:
+            raise UsageError(
+                "A part of the folder was not brought whole",
+                remedy="Use the archid command of the daemon's version",
+            )
+
+    def _source(self, root: ManifestRoot) -> SourceRecord:
+        listing = self._listing.digest() if self._all_settled else None
+        return SourceRecord(root.id, listing, b"".join(self._facts))
+
+    def _take_all(self, batch: Sequence[SourceFile]) -> list[TakenFile]:
+        if len(self._intakes) > 1 and len(batch) > 1 and _worth_sharing(batch):
+            return self._take_together(batch)
+        return [self._take(self._intakes[0], source) for source in batch]
+
     def _take(self, intake: Intake, source: SourceFile) -> TakenFile:
         taken = intake.take(source)
+        self._count(taken)
+        return taken
+
+    def _count(self, taken: TakenFile) -> None:
         with self._counting:
             self.files += 1
             for chunk, length in table_rows(taken.table):
@@ -207,7 +326,6 @@ class Ingest:
                     self.new_bytes += length
         if self._progress is not None:
             self._progress(self.bytes, self.files)
-        return taken
 
     def _take_together(self, batch: Sequence[SourceFile]) -> list[TakenFile]:
         """Every thread takes the next file that nobody has; results in the batch's order."""

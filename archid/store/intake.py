@@ -4,7 +4,9 @@ The caller gives an open descriptor, so that reading happens with the rights of 
 it and nothing is opened by name twice. A file that does not hold still is refused rather than
 published half new. What is unchanged since the previous version becomes a hard link to the file
 there, whose bytes are hashed first; where extents can be shared they are, and then it is the
-shared copy that is hashed. Which files there are, and in which order, is `archid.store.ingest`'s.
+shared copy that is hashed. A file that is known to be
+the one that was read for the previous version (`archid.store.source_records`) is not read again;
+what it is linked to is. Which files there are, and in which order, is `archid.store.ingest`'s.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from archid.errors import UsageError
+from archid.source_listing import facts_of
 from archid.store import syscalls
 from archid.store.chunk_reading import check_chunks, chunks_of
 from archid.store.chunking import Cutter
@@ -28,7 +31,9 @@ from archid.store.errors import (
     NotPublishable,
     storage_error,
 )
+from archid.store.settling import SettledSources
 from archid.store.source_reading import CopyingReader, SourceReader
+from archid.store.source_records import NO_FACTS, SourceRecord
 from archid.store.tree_folder import TreeFolder
 from protocol.ids import DIGEST_BYTES
 from protocol.layout import FileEntry, Layout
@@ -52,7 +57,10 @@ class SourceFile(NamedTuple):
 
 
 class TakenFile(NamedTuple):
-    """A file that is in the tree now. `table` has a row of 36 bytes a chunk."""
+    """A file that is in the tree now. `table` has a row of 36 bytes a chunk.
+
+    `facts` tell its source the next time; NO_FACTS where they prove nothing.
+    """
 
     path: str
     executable: bool
@@ -60,19 +68,36 @@ class TakenFile(NamedTuple):
     table: bytes
     size_bytes: int
     linked: bool
+    facts: bytes
 
 
 class PreviousVersion:
-    """The version before, by path. `tree` may be missing; then nothing is linked to it."""
+    """The version before, by path. `tree` may be missing; then nothing is linked to it.
 
-    def __init__(self, layout: Layout, tree: Path) -> None:
+    `record` tells the files that it was made from, if they are known.
+    """
+
+    def __init__(self, layout: Layout, tree: Path, record: SourceRecord | None = None) -> None:
         self.layout = layout
         self.tree = tree
+        self._record = record
         self._files = {file.path: file for file in layout.files}
 
     def file(self, path: str) -> FileEntry | None:
         """The file that had this path."""
         return self._files.get(path)
+
+    def known(self, path: str, executable: bool, size_bytes: int, facts: bytes) -> FileEntry | None:
+        """The file that was made from a source with these facts, under the same path."""
+        file = self._files.get(path)
+        if (
+            file is None
+            or self._record is None
+            or (file.executable, file.size_bytes) != (executable, size_bytes)
+            or self._record.facts_of(file.number) != facts
+        ):
+            return None
+        return file
 
 
 class Intake:
@@ -84,9 +109,11 @@ class Intake:
         where: Path,
         cutter: Cutter,
         previous: PreviousVersion | None,
+        settled: SettledSources,
         tick: Callable[[int], None],
     ) -> None:
         """`tick` is told the bytes of every read, and may raise to stop."""
+        self._settled = settled
         self._folder = folder
         self._where = where
         self._cutter = cutter
@@ -121,12 +148,19 @@ class Intake:
         except OSError as error:
             raise FileUnreadable(source.path, error) from error
         _check_publishable(source.path, before)
+        facts = NO_FACTS
+        if self._settled.is_settled(source.descriptor, before):
+            facts = facts_of(before)
         old = None if self._previous is None else self._previous.file(source.path)
-        if old is not None and self._is_unchanged(source, before, old) and self._link(source, old):
+        if (
+            old is not None
+            and self._is_unchanged(source, before, old)
+            and self._link(source.path, old)
+        ):
             table = self._table_of(old)
             self._check_still(source, before)
             return TakenFile(
-                source.path, old.executable, old.mtime_ns, table, before.st_size, linked=True
+                source.path, old.executable, old.mtime_ns, table, before.st_size, True, facts
             )
         # Made with its last mode, which does not keep this descriptor from writing.
         mode = 0o555 if source.executable else 0o444
@@ -152,7 +186,21 @@ class Intake:
         finally:
             os.close(fd)
         return TakenFile(
-            source.path, source.executable, mtime_ns, table, before.st_size, linked=False
+            source.path, source.executable, mtime_ns, table, before.st_size, False, facts
+        )
+
+    def reuse(self, path: str, executable: bool, size_bytes: int, facts: bytes) -> TakenFile | None:
+        """Link the old file if its source was one with these facts; None if it has to be read.
+
+        What is linked to is hashed, as always. Raises StorageError.
+        """
+        if self._previous is None or not size_bytes:
+            return None
+        old = self._previous.known(path, executable, size_bytes, facts)
+        if old is None or not self._link(path, old):
+            return None
+        return TakenFile(
+            path, executable, old.mtime_ns, self._table_of(old), size_bytes, True, facts
         )
 
     def _copy(self, source: SourceFile, before: os.stat_result, fd: int) -> bytes:
@@ -225,7 +273,7 @@ class Intake:
             self._tick(0)
         return at == len(ids)
 
-    def _link(self, source: SourceFile, old: FileEntry) -> bool:
+    def _link(self, path: str, old: FileEntry) -> bool:
         """Hard-link the old file, if it still is what the previous manifest says."""
         if self._previous is None or self._previous_folder is None:
             return False
@@ -250,7 +298,7 @@ class Intake:
             return False
         finally:
             os.close(fd)
-        above, _, name = source.path.rpartition("/")
+        above, _, name = path.rpartition("/")
         try:
             os.link(
                 name,
@@ -262,7 +310,7 @@ class Intake:
         except OSError as error:
             if error.errno in _NO_LINK:
                 return False
-            raise storage_error(error, self._where / source.path) from error
+            raise storage_error(error, self._where / path) from error
         self._tick(old.size_bytes)
         return True
 

@@ -35,6 +35,7 @@ _CANNOT_SHARE: Final = frozenset(
 )
 
 _IOV_MAX: Final = 1024
+_STATFS_ROOM: Final = 512  # more than any machine's structure takes
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
 
@@ -51,6 +52,28 @@ def syncfs(fd: int) -> None:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
+
+
+def file_system_type(fd: int) -> int:
+    """The number of the file system's type, as statfs(2) lists them; raises OSError."""
+    # Everywhere the first field, and a long; the rest of the structure is of no use here.
+    found = ctypes.create_string_buffer(_STATFS_ROOM)
+    while _libc.fstatfs(fd, found) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+    return ctypes.c_ulong.from_buffer(found).value & 0xFFFFFFFF
+
+
+def wait_for_writes(fd: int) -> None:
+    """Return when no write(2) to the file is under way that had begun before.
+
+    Best effort: looking for data takes the lock that a write holds on ext4 and btrfs.
+    """
+    try:
+        os.lseek(fd, 0, os.SEEK_DATA)
+    except OSError:
+        return
 
 
 def clone_file(source_fd: int, target_fd: int) -> bool:
