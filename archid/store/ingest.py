@@ -89,6 +89,7 @@ class Ingest:
         *,
         previous: Layout | None = None,
         record: SourceRecord | None = None,
+        settled: SettledSources | None = None,
         profile: int = DEFAULT_PROFILE,
         threads: int = 2,
         progress: Callable[[int, int], None] | None = None,
@@ -125,7 +126,7 @@ class Ingest:
         version_before = None
         if previous is not None:
             version_before = PreviousVersion(previous, paths.tree(previous.manifest), record)
-        settled = SettledSources()
+        settled = settled or SettledSources()
         try:
             self._path = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=paths.staging))
             self._folder = TreeFolder.at(self._path)

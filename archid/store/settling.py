@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 from archid.store import syscalls
@@ -36,7 +37,9 @@ _LONG_AT_REST_NS: Final = 600 * 1_000_000_000
 class SettledSources:
     """Judges the files of one publication; any thread may ask."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], int] = time.time_ns) -> None:
+        """`clock` gives nanoseconds UTC, as the kernel dates files."""
+        self._clock = clock
         self._lock = threading.Lock()
         self._synced_ns: dict[int, int | None] = {}
 
@@ -49,7 +52,7 @@ class SettledSources:
         device = info.st_dev
         with self._lock:
             if device not in self._synced_ns:
-                self._synced_ns[device] = _sync(descriptor)
+                self._synced_ns[device] = self._sync(descriptor)
             synced_ns = self._synced_ns[device]
         if synced_ns is None:
             return False
@@ -61,14 +64,13 @@ class SettledSources:
             syscalls.wait_for_writes(descriptor)
         return True
 
-
-def _sync(descriptor: int) -> int | None:
-    """Sync the file system; when that began, or None where facts prove nothing."""
-    try:
-        if syscalls.file_system_type(descriptor) not in TRUSTED_FILE_SYSTEMS:
+    def _sync(self, descriptor: int) -> int | None:
+        """Sync the file system; when that began, or None where facts prove nothing."""
+        try:
+            if syscalls.file_system_type(descriptor) not in TRUSTED_FILE_SYSTEMS:
+                return None
+            began_ns = self._clock()
+            syscalls.syncfs(descriptor)
+        except OSError:
             return None
-        began_ns = time.time_ns()
-        syscalls.syncfs(descriptor)
-    except OSError:
-        return None
-    return began_ns
+        return began_ns

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from archid.control.credentials import Caller
 from archid.control.schema import OUTPUTS
 from archid.control.wire import close_descriptors
 from archid.errors import StorageError
+from archid.source_listing import facts_of
 from tests.unit.cli.conftest import PROJECT, archid_beside, interrupted
 from tests.unit.control import samples
 from tests.unit.control.conftest import Serving
@@ -36,6 +38,7 @@ class Taking:
 
     async def __call__(self, _caller: Caller, params: Json, exchange: Exchange) -> Json:
         self.params = params
+        await exchange.event({"event": "publish.compare", "known": False})
         while "commit" not in (taken := await exchange.receive()).body:
             entries = taken.body["entries"]
             self.most_descriptors = max(self.most_descriptors, len(taken.descriptors))
@@ -107,6 +110,7 @@ async def test_what_arrives_is_what_lies_in_the_folder(serving: Serving, tmp_pat
     assert by_path["tool"]["executable"]
     assert by_path["empty"]["type"] == "folder"
     assert by_path["tool"]["mtime_ns"] == (folder / "tool").stat().st_mtime_ns
+    assert re.fullmatch("[0-9a-f]{64}", taking.params.pop("listing"))
     assert taking.params == {
         "script": "film",
         "kind": "feature",
@@ -157,6 +161,7 @@ async def test_a_daemon_that_gives_up_says_why(serving: Serving, tmp_path: Path)
         (tmp_path / "f" / f"{number}").write_text("x")
 
     async def full(_caller: Caller, _params: Json, exchange: Exchange) -> Json:
+        await exchange.event({"event": "publish.compare", "known": False})
         close_descriptors((await exchange.receive()).descriptors)
         raise StorageError("The disk is full", remedy="Make room")
 
@@ -188,6 +193,7 @@ async def test_ctrl_c_publishes_nothing(serving: Serving, tmp_path: Path) -> Non
     begun, ended = trio.Event(), trio.Event()
 
     async def stall(_caller: Caller, _params: Json, exchange: Exchange) -> Json:
+        await exchange.event({"event": "publish.compare", "known": False})
         close_descriptors((await exchange.receive()).descriptors)
         begun.set()
         try:
@@ -202,3 +208,112 @@ async def test_ctrl_c_publishes_nothing(serving: Serving, tmp_path: Path) -> Non
             await ended.wait()
     assert code == 130
     assert err == "Interrupted; nothing was published.\nThe same command starts again.\n"
+
+
+class Asking(Taking):
+    """Knows the folder, and asks for some of its files only."""
+
+    def __init__(self, wanted: set[str]) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self.opened: list[str] = []
+
+    async def __call__(self, _caller: Caller, params: Json, exchange: Exchange) -> Json:
+        self.params = params
+        await exchange.event({"event": "publish.compare", "known": True})
+        asked: list[str] = []
+        while "commit" not in (taken := await exchange.receive()).body:
+            for descriptor in taken.descriptors:
+                with os.fdopen(descriptor, "rb") as stream:
+                    assert stream.read().decode() == asked[0]
+                self.opened.append(asked.pop(0))
+            if taken.body.get("brought"):
+                count = len(taken.descriptors)
+                await exchange.event({"event": "publish.taken", "entries": count})
+                continue
+            entries = taken.body["announce"]
+            self.entries += entries
+            assert not asked
+            positions = [n for n, one in enumerate(entries) if one["path"] in self._wanted]
+            asked = [entries[n]["path"] for n in positions]
+            await exchange.event({"event": "publish.wanted", "wanted": positions})
+        assert not asked
+        return {"script": params["script"], "kind": params["kind"], **RESULT}
+
+
+RESULT = {
+    "manifest": samples.HASH,
+    "version": 2,
+    "unchanged": False,
+    **dict.fromkeys(("files", "folders", "links", "size_bytes", "new_bytes"), 0),
+    **dict.fromkeys(("chunks", "pieces"), 0),
+    "duration_s": 0.5,
+}
+
+
+async def test_only_those_files_are_opened_that_are_asked_for(
+    serving: Serving, tmp_path: Path
+) -> None:
+    folder = tmp_path / "film"
+    folder.mkdir()
+    names = [f"{number:04}" for number in range(3000)]
+    for name in names:
+        (folder / name).write_text(name)
+    (folder / "0500").unlink()
+    (folder / "0500").symlink_to("0501")
+    wanted = set(names[:300]) | set(names[2500:2501])
+    asking = Asking(wanted)
+    async with serving({"publish": asking}) as path:
+        outcome = await publish(path, folder, "--json")
+    assert outcome.code == 0, outcome.err
+    assert asking.opened == sorted(wanted)
+    assert [entry["path"] for entry in asking.entries] == names
+    by_path = {entry["path"]: entry for entry in asking.entries}
+    assert by_path["0001"]["facts"] == facts_of((folder / "0001").stat()).hex()
+
+
+async def test_a_folder_that_is_known_as_a_whole_ends_at_once(
+    serving: Serving, tmp_path: Path
+) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_text("a")
+
+    async def known(_caller: Caller, params: Json, _exchange: Exchange) -> Json:
+        unchanged = {"version": 1, "unchanged": True}
+        return {"script": params["script"], "kind": params["kind"], **RESULT, **unchanged}
+
+    async with serving({"publish": known}) as path:
+        outcome = await publish(path, tmp_path / "f")
+    assert outcome.code == 0
+    assert outcome.out.startswith("film v1 is published already with exactly this content.\n")
+
+
+async def test_who_distrusts_the_dates_has_everything_read(
+    serving: Serving, tmp_path: Path
+) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_text("a")
+    taking = Taking()
+    async with serving({"publish": taking}) as path:
+        outcome = await publish(path, tmp_path / "f", "--rehash")
+    assert outcome.code == 0
+    assert taking.params["listing"] is None
+
+
+async def test_a_file_that_changes_between_announcing_and_opening_is_named(
+    serving: Serving, tmp_path: Path
+) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_text("a")
+
+    async def late(_caller: Caller, _params: Json, exchange: Exchange) -> Json:
+        await exchange.event({"event": "publish.compare", "known": True})
+        await exchange.receive()
+        (tmp_path / "f" / "a").write_text("b")
+        await exchange.event({"event": "publish.wanted", "wanted": [0]})
+        return await trio.sleep_forever()
+
+    async with serving({"publish": late}) as path:
+        outcome = await publish(path, tmp_path / "f")
+    assert outcome.code == 6
+    assert "a changed while it was being published" in outcome.err

@@ -248,7 +248,7 @@ async def test_a_thousand_files_reach_the_handler(serving: Serving, tmp_path: Pa
         return {"n": len(seen)}
 
     def client(path: Path) -> tuple[list[Json], Json]:
-        params = {"script": "s", "kind": "loop", "files": 1000, "size_bytes": 0}
+        params = {"script": "s", "kind": "loop", "files": 1000, "size_bytes": 0, "listing": None}
         events: list[Json] = []
         with ControlClient(path).start("publish", params) as conversation:
             for start in range(0, 1000, 125):
@@ -281,7 +281,7 @@ async def test_a_client_that_leaves_cancels_its_request(serving: Serving) -> Non
         finally:
             cancelled.set()
 
-    params = {"script": "s", "kind": "loop", "files": 0, "size_bytes": 0}
+    params = {"script": "s", "kind": "loop", "files": 0, "size_bytes": 0, "listing": None}
     async with serving({"publish": publish}) as path:
         before = open_descriptors()
         conversation = ControlClient(path).start("publish", params)
@@ -303,7 +303,7 @@ async def test_input_that_was_on_its_way_when_the_request_failed_does_no_harm(
         raise NotFound("There is no such script")
 
     def client(path: Path) -> None:
-        params = {"script": "s", "kind": "loop", "files": 0, "size_bytes": 0}
+        params = {"script": "s", "kind": "loop", "files": 0, "size_bytes": 0, "listing": None}
         with ControlClient(path).start("publish", params) as conversation:
             for _ in range(50):
                 conversation.send_input({"entries": []}, [0])
