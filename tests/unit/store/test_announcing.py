@@ -228,13 +228,14 @@ def test_a_part_that_is_not_brought_whole_can_be_neither_followed_nor_finished(r
 
 def test_a_folder_that_is_announced_must_be_a_tree(room: Room) -> None:
     facts = NO_FACTS
-    for part in (
+    parts: list[list[Announced]] = [
         [AnnouncedFile("../reel", False, 1, facts)],
         [AnnouncedFile("a/b", False, 1, facts)],
         [AnnouncedLink("a", "reel"), AnnouncedFile("a/b", False, 1, facts)],
         [AnnouncedLink("a", "/etc/passwd")],
         [AnnouncedFolder("b"), AnnouncedFolder("a")],
-    ):
+    ]
+    for part in parts:
         with (
             Ingest(room.paths, FLEET, "feature", "Film", 1) as ingest,
             pytest.raises(PathRefused),
