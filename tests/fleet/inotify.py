@@ -64,6 +64,10 @@ class FileWatch:
                 self._waiting += _events(os.read(self._fd, 65536))
         raise AssertionError(f"nothing of the kind happened in {self.path} in {timeout_s:g} s")
 
+    def happens_within(self, seconds: float) -> bool:
+        """Whether anything has happened, or does in this time; it can be waited for afterwards."""
+        return bool(self._waiting or select.select([self._fd], [], [], seconds)[0])
+
 
 def _events(data: bytes) -> list[Happened]:
     found = []
