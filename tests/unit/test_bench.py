@@ -365,3 +365,25 @@ def test_what_a_round_made_gives_its_space_back_and_keeps_its_small_files(tmp_pa
     inner.chmod(0o555)
     discard(tmp_path / "tree")
     assert sorted(path.name for path in inner.iterdir()) == ["link", "small"]
+
+
+@pytest.mark.long
+def test_new_versions_small_files_and_answers_meanwhile_are_measured(
+    short: Path, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures.json"
+    arguments = ["--size", "4MiB", "--files", "20", "--rounds", "1", "--folder", str(short)]
+    arguments += ["--history", str(tmp_path / "history.jsonl"), "--results", str(tmp_path / "page")]
+    names = ["small", "delta", "responsive"]
+    assert main([*names, *arguments, "--peers", "rsync", "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())["benchmarks"]
+    cases = found["delta"]["cases"]
+    assert set(cases) == {"overwritten", "inserted", "renamed", "1 % of files"}
+    for case in cases.values():
+        assert case["programs"]["archid"]["seconds"]["median"] > 0
+    asked = found["responsive"]["answers_ms"]
+    assert all(one["answers"] > 0 for one in asked.values())
+    page = (tmp_path / "page" / "README.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        f"## {name}: {BENCHMARKS[name].what}" for name in names
+    ]
