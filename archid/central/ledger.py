@@ -74,6 +74,7 @@ class Ledger:
         self.clock = clock
         self._one_thread = trio.CapacityLimiter(1)
         self._unkept = False
+        self._being_kept = state.grants_root
 
     @classmethod
     def open(
@@ -142,6 +143,13 @@ class Ledger:
     def state(self) -> SignedState:
         """What was signed last."""
         return self._state
+
+    @property
+    def grants_roots(self) -> frozenset[DocumentId]:
+        """The Grants roots whose leaves are put into the store, perhaps before anybody, central's
+        own trust keeper included, believes a head that names them; from any thread.
+        """
+        return frozenset((self._state.grants_root, self._being_kept))
 
     @property
     def gate(self) -> CentralGate:
@@ -255,6 +263,7 @@ class Ledger:
         return result
 
     def _keep(self, state: SignedState) -> StorageError | None:
+        self._being_kept = state.grants_root  # said before the first leaf can be found in the store
         try:
             keep_documents(state, self.documents)
         except StorageError as error:

@@ -59,7 +59,7 @@ from archid.net.certificates import issue
 from archid.store.documents import DocumentStore
 from protocol.envelope import PublicKey
 from protocol.head import DENIED_NODE, DENIED_RELEASE
-from protocol.ids import ManifestId, NodeId
+from protocol.ids import DocumentId, ManifestId, NodeId
 from protocol.join_token import JoinToken
 from protocol.manifest import ManifestRoot
 from protocol.messages import RENEWAL_TOKEN_ID
@@ -108,6 +108,11 @@ class CentralService:
     def state(self) -> SignedState:
         """What was signed last."""
         return self._ledger.state
+
+    @property
+    def grants_roots(self) -> frozenset[DocumentId]:
+        """The Grants roots of what was signed last, perhaps not believed by anybody yet."""
+        return self._ledger.grants_roots
 
     @property
     def gate(self) -> CentralGate:

@@ -8,7 +8,7 @@ fleet up to date, and central too when central comes back from an old backup.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -84,6 +84,11 @@ class Listings:
         self._directory = directory
         self._events = events
         self._complete_for: tuple[int, int] | None = None
+        self.signed_here: Callable[[], Collection[DocumentId]] = frozenset
+        """On central: Grants roots whose leaves are kept before a head that names them is believed.
+
+        Asked from any thread.
+        """
 
     def facts_of(self, node: NodeId) -> NodeFacts | None:
         """Who a node is by the Roster, None when it is not in it or no Roster is here."""
@@ -256,9 +261,15 @@ class Listings:
         return None
 
     def _drop_old_leaves(self, accepted: Accepted) -> None:
-        """Leaves under older roots are of no use here: every node asks for the newest."""
+        """Leaves under older roots are of no use here: every node asks for the newest.
+
+        What central signs meanwhile is newer than `accepted`. The leaves are listed before it is
+        asked what those are, so that none that comes in between is taken for an old one.
+        """
+        held = list(self._documents.leaves())
         keep = {grants_root for grants_root, _ in accepted[:LEAF_ROOTS_KEPT]}
-        for node, root in self._documents.leaves():
+        keep.update(self.signed_here())
+        for node, root in held:
             if root not in keep:
                 self._documents.remove_leaf(node, root)
 

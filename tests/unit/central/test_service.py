@@ -17,7 +17,7 @@ from archid.store.documents import DocumentStore
 from protocol.envelope import Envelope
 from protocol.facts import STATE_WITHDRAWN
 from protocol.grants import Leaf, LeafDocument
-from protocol.ids import NodeId
+from protocol.ids import DocumentId, NodeId
 from protocol.join_token import JoinToken
 from protocol.trust import Outcome, TrustedDocuments
 from tests.unit.central.fleet import (
@@ -263,6 +263,24 @@ async def test_everything_that_is_served_is_in_the_document_store(fleet: Fleet) 
         assert documents.get_list(state.head.roster)
         for published in await service.scripts():
             assert documents.get_manifest(published.manifest) == published.envelope
+
+
+async def test_what_is_signed_is_named_before_its_leaves_are_in_the_store(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever clears away the leaves of older heads would take them for such."""
+    with fleet.running() as service:
+        put, named = service._ledger.documents.put_leaf, []
+
+        def put_leaf(node: NodeId, grants_root: DocumentId, leaf: bytes) -> None:
+            named.append(grants_root in service.grants_roots)
+            put(node, grants_root, leaf)
+
+        monkeypatch.setattr(service._ledger.documents, "put_leaf", put_leaf)
+        await fleet_with_release(service)
+        assert service.state.grants_root in service.grants_roots
+    assert named
+    assert all(named)
 
 
 async def test_a_restart_serves_the_same_state(fleet: Fleet) -> None:

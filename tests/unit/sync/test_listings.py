@@ -16,6 +16,7 @@ from archid.net.peer import Peer
 from archid.sync import listings as listings_module
 from archid.sync import own_leaf as own_leaf_module
 from protocol import paged
+from protocol.ids import DocumentId
 from protocol.messages import (
     ErrorCode,
     GetGrants,
@@ -158,6 +159,27 @@ async def test_leaves_of_heads_long_gone_are_dropped(stage: Stage) -> None:
     kept = {grants_root for _, grants_root in stage.repo.documents.leaves()}
     assert kept == set(stage.fleet.grants_roots[:2])
     stage.assert_all_leaves()
+
+
+async def test_leaves_that_central_keeps_for_a_head_that_is_not_believed_yet_stay(
+    stage: Stage,
+) -> None:
+    """Central puts them into the store first, while the head before is still being completed."""
+    documents, listings = stage.repo.documents, stage.repo.listings
+    node = stage.salle.identity.node_id
+    old, signed, later = (DocumentId.of(name) for name in (b"old", b"signed", b"signed later"))
+    documents.put_leaf(node, old, b"a leaf")
+    documents.put_leaf(node, signed, b"a leaf")
+
+    def signed_here() -> set[DocumentId]:
+        documents.put_leaf(node, later, b"what comes in at this very moment")
+        return {signed}
+
+    listings.signed_here = signed_here
+    listings._drop_old_leaves(stage.repo.keeper.accepted)
+    kept = {root for owner, root in documents.leaves() if owner == node}
+    assert kept >= {signed, later}
+    assert old not in kept
 
 
 async def test_what_one_peer_lacks_comes_from_the_next(stage: Stage) -> None:
