@@ -19,7 +19,15 @@ from typing import Any, Final
 
 from bench.archid_pair import TIMES, one_byte
 from bench.benchmark import Chart, Outcome
-from bench.measuring import ProcessMeter, family_switches, resident_mb, say, significant, table
+from bench.measuring import (
+    ProcessMeter,
+    family_switches,
+    resident_mb,
+    say,
+    significant,
+    switches_between,
+    table,
+)
 from bench.network import device_totals
 from bench.peers import chosen, installed_peers, opened
 from tests.fleet.hosts import Host, internet
@@ -166,7 +174,7 @@ def _watch(watched: Mapping[str, Watched], rest_s: float, watch_s: float) -> dic
         found[name] = {
             "resident_mb": resident_mb(one.pid),
             "cpu_s_per_minute": meter.read().cpu_s / minutes,
-            "wake_ups_per_minute": (family_switches(one.pid) - switches) / minutes,
+            "wake_ups_per_minute": switches_between(switches, family_switches(one.pid)) / minutes,
             "packets_per_minute": None
             if now is None or packets is None
             else (now - packets) / minutes,

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,19 +141,21 @@ def resident_mb(pid: int) -> float:
     return sum(_status_kib(member, "VmRSS") for member in family(pid)) * 1024 / 1e6
 
 
-def family_switches(pid: int) -> int:
-    """How often threads of the process and its children went to sleep, to be woken again.
-
-    Threads that have ended are not counted, so it may seem to go backwards while they do.
-    """
-    total = 0
+def family_switches(pid: int) -> dict[int, int]:
+    """How often each thread of the process and its children went to sleep, to be woken again."""
+    found = {}
     for member in family(pid):
         for task in Path(f"/proc/{member}/task").iterdir():
             with suppress(OSError):
                 for line in (task / "status").read_text().splitlines():
                     if line.startswith("voluntary_ctxt_switches"):
-                        total += int(line.split()[1])
-    return total
+                        found[int(task.name)] = int(line.split()[1])
+    return found
+
+
+def switches_between(before: Mapping[int, int], after: Mapping[int, int]) -> int:
+    """How often threads were woken between two looks; what ended meanwhile is not known."""
+    return sum(count - before.get(thread, 0) for thread, count in after.items())
 
 
 def warm_memory(size_bytes: int) -> None:
