@@ -26,7 +26,7 @@ FULL_RECEIVERS: Final = (8, 16)
 FULL_BYTES: Final = 128 << 20
 FULL_LINE: Final = LineShape("100mbit")
 QUICK_RECEIVERS: Final = (8,)
-QUICK_BYTES: Final = 32 << 20
+QUICK_BYTES: Final = 16 << 20
 QUICK_LINE: Final = LineShape("50mbit")
 PEERS: Final = ("libtorrent", "syncthing")
 

@@ -96,15 +96,13 @@ def test_a_swarm_is_measured_beside_its_peers(short: Path, monkeypatch: pytest.M
 def test_cinemas_behind_slow_lines_are_measured(
     short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sites, "CINEMAS", 2)
     monkeypatch.setattr(sites, "SERVERS", 2)
     outcome = sites.benchmark(short, asked())
     assert outcome.figures["programs"]["archid"]["copies_over_a_line"]["low"] > 1
 
 
 @pytest.mark.long
-def test_a_long_line_is_measured_beside_tcp(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_line, "QUICK_CASES", long_line.CASES[1:2])
+def test_a_long_line_is_measured_beside_tcp(short: Path) -> None:
     outcome = long_line.benchmark(short, asked(peers=("rsync",)))
     [found] = outcome.figures.values()
     for program in ("archid", long_line.TCP):
