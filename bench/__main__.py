@@ -30,6 +30,7 @@ from bench import (
     limits,
     long_line,
     pair,
+    publishing,
     responsive,
     results,
     sites,
@@ -45,7 +46,7 @@ from tests.fleet.namespaces import NetworkFailed
 from tests.fleet.process import DaemonFailed
 
 
-def _ingest(base: Path, args: argparse.Namespace) -> Outcome:
+def _chunking(base: Path, args: argparse.Namespace) -> Outcome:
     kept = base / "ingest.json"
     ingest.main(
         ["--files", str(args.files or 20_000), "--rounds", str(args.rounds or 3),
@@ -71,7 +72,8 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "crowd": Benchmark("many servers at once, from three REPOs and central", crowd.benchmark),
     "limits": Benchmark("how exact a limit is over some seconds", limits.benchmark),
     "responsive": Benchmark("control commands during a transfer", responsive.benchmark),
-    "ingest": Benchmark("publishing, against chunking and hashing alone", _ingest),
+    "ingest": Benchmark("publishing a folder, against cp and sync", publishing.benchmark),
+    "chunking": Benchmark("the CPU that publishing takes, against its chunking alone", _chunking),
     "idle": Benchmark("memory, CPU, wake-ups and packets of a server at rest", idle.benchmark),
     "tls-stream": Benchmark("bytes through TLS alone", _tls_stream),
 }

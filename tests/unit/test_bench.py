@@ -77,12 +77,17 @@ def test_a_server_at_rest_is_measured(short: Path) -> None:
 
 
 @pytest.mark.long
-def test_publishing_is_measured(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
-    arguments = ["--files", "20", "--rounds", "1", "--folder", str(tmp_path)]
-    arguments += ["--history", str(tmp_path / "history.jsonl")]
-    assert main(["ingest", *arguments, "--json", str(figures)]) == 0
-    assert json.loads(figures.read_text())["benchmarks"]["ingest"]
+def test_publishing_is_measured(short: Path) -> None:
+    figures = short / "figures.json"
+    arguments = ["--files", "20", "--rounds", "1", "--folder", str(short)]
+    arguments += ["--history", str(short / "history.jsonl")]
+    arguments += ["--size", "4MiB"]
+    assert main(["ingest", "chunking", *arguments, "--json", str(figures)]) == 0
+    found = json.loads(figures.read_text())["benchmarks"]
+    assert found["chunking"]
+    small = found["ingest"]["cases"]["small"]
+    assert {"cp and sync", "publish", "nothing changed", "1 % changed"} <= small.keys()
+    assert small["publish"]["seconds"]["median"] > 0
 
 
 def test_a_destination_that_differs_is_no_success(tmp_path: Path) -> None:
