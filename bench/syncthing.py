@@ -2,7 +2,7 @@
 
 Both ends have static loopback addresses; discovery, relays, NAT traversal, reporting and its own
 low priority are off. As with archid the source has scanned before, and the time runs from the
-moment the destination has the source's index until its database says that it has everything.
+moment the two are connected until the destination's database says that it has everything.
 """
 
 from __future__ import annotations
@@ -85,11 +85,17 @@ class Syncthing:
     def running(self) -> bool:
         return self._process is not None
 
-    def configure(self, folder: Path, kind: str, peers: Sequence[Syncthing]) -> None:
-        """Write config.xml: one folder, shared with `peers`."""
+    def configure(
+        self, folder: Path, kind: str, peers: Sequence[Syncthing], *, dials: bool = True
+    ) -> None:
+        """Write config.xml: one folder, shared with `peers`.
+
+        Where both ends dial, one of two connections is dropped, and it may take them half a
+        minute to agree on another.
+        """
         devices = "".join(
             f"""<device id="{one.device}" name="{one.name}" compression="never">
-                <address>{one.listens_on}</address></device>"""
+                <address>{one.listens_on if dials else "dynamic"}</address></device>"""
             for one in (self, *peers)
         )
         shared = "".join(f'<device id="{one.device}"/>' for one in (self, *peers))
@@ -178,8 +184,12 @@ class Syncthing:
         )
 
     def wait_complete(self, files: int, since: int) -> float:
-        """Seconds from the peer's index until everything is here, by events after `since`."""
+        """Seconds from being connected until everything is here, by events after `since`.
+
+        What comes first is the exchange of indexes: it is Syncthing's manifest, and counts.
+        """
         deadline = time.monotonic() + TRANSFER_S
+        connected: float | None = None
         began: float | None = None
         idle: float | None = None
         while time.monotonic() < deadline:
@@ -192,10 +202,14 @@ class Syncthing:
             ):
                 since = event["id"]
                 at_s = seconds_of(event["time"])
-                if event["type"] == "RemoteIndexUpdated":
-                    began = began if began is not None else at_s
+                if event["type"] == "DeviceConnected":
+                    connected = at_s
+                elif event["type"] == "RemoteIndexUpdated" and began is None:
+                    began = connected if connected is not None else at_s
                 elif event["type"] == "StateChanged" and began is not None:
-                    idle = at_s if event["data"]["to"] == "idle" else None
+                    # Idle before it began is idle with the version before.
+                    done = event["data"]["from"].startswith("sync")
+                    idle = at_s if event["data"]["to"] == "idle" and done else None
             if began is not None and idle is not None:
                 found = self.get(f"db/status?folder={FOLDER}")
                 if found["globalFiles"] == files and found["needTotalItems"] == 0:
@@ -220,8 +234,7 @@ class SyncthingPair:
         self.network = network
         self._source = Syncthing(base / "source-home", "source", network)
         self._destination = Syncthing(base / "destination-home", "destination", network)
-        self._source.configure(self._offered, "sendonly", [self._destination])
-        self._paused = False
+        self._source.configure(self._offered, "sendonly", [self._destination], dials=False)
         began = time.perf_counter()
         self._link(source)
         self._source.start()
@@ -258,15 +271,10 @@ class SyncthingPair:
         if not self._destination.running:
             self._destination.start()
         destination = ProcessMeter(self._destination.pid)
-        self._connect(True)
+        if since:
+            self._destination.post(f"system/resume?device={self._source.device}")
         seconds = self._destination.wait_complete(self.files, since)
         return Transfer(seconds, source.read(), destination.read())
-
-    def _connect(self, wanted: bool) -> None:
-        if wanted == self._paused:
-            order = "resume" if wanted else "pause"
-            self._source.post(f"system/{order}?device={self._destination.device}")
-            self._paused = not wanted
 
     def tree(self, folder: Path) -> Path:
         """Where the files came to stand."""
@@ -278,7 +286,8 @@ class SyncthingPair:
 
     def change(self, source: Path) -> float:
         """Put this in place of what is offered, and scan it, while nobody is connected."""
-        self._connect(False)
+        if self._destination.running:
+            self._destination.post(f"system/pause?device={self._source.device}")
         self._link(source)
         began = time.perf_counter()
         self._source.post(f"db/scan?folder={FOLDER}")
