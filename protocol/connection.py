@@ -25,6 +25,7 @@ from protocol.connection_states import (
     ALLOWED,
     CROSSING,
     JOIN_ORDER,
+    ONE_WAY,
     TRANSITIONS,
     UNPROVEN_LIMITS,
     Side,
@@ -32,6 +33,7 @@ from protocol.connection_states import (
     Trigger,
 )
 from protocol.errors import FormatError, LimitExceeded, ProtocolError
+from protocol.features import LANES
 from protocol.frames import FLAG_OPTIONAL, Buffer, FrameReader, FrameRule
 from protocol.limits import MAX_ERROR_TEXT_BYTES, MAX_PROVES, MAX_UNKNOWN_FRAME_BYTES
 from protocol.messages import (
@@ -43,6 +45,7 @@ from protocol.messages import (
     Goodbye,
     Hello,
     Message,
+    Picked,
     Ping,
     Pong,
     Prove,
@@ -70,13 +73,12 @@ __all__ = [
 _T = TypeVar("_T")
 
 
-class _PeerError(Exception):
+class _PeerError(ProtocolError):
     """Ends the connection with another code than the usual ones."""
 
     def __init__(self, code: ErrorCode, text: str) -> None:
         super().__init__(text)
         self.code = code
-        self.text = text
 
 
 class Connection:
@@ -131,24 +133,60 @@ class Connection:
     def receive_bytes(self, data: Buffer) -> list[Event]:
         """Take received bytes; `bytes` objects are not copied. Never raises for what is in them."""
         events: list[Event] = []
-        if self.closed:
-            return events
-        self._reader.feed(data)
-        try:
-            while (frame := self._reader.next_frame()) is not None:
-                message = MESSAGE_TYPES[frame.type].decode(frame)
-                event = self._receive(message)
-                if event is not None:
-                    events.append(event)
-                if isinstance(event, ConnectionEnded):
-                    return events
-        except _PeerError as error:
-            events.append(self._end(error.code, error.text))
-        except LimitExceeded as error:
-            events.append(self._end(ErrorCode.LIMIT_EXCEEDED, str(error)))
-        except ProtocolError as error:
-            events.append(self._end(ErrorCode.PROTOCOL_ERROR, str(error)))
+        if not self.closed:
+            self._reader.feed(data)
+            self._judged(self._read_frames, events)
         return events
+
+    def receive_by_lane(
+        self, message: Picked | SpanAnswer | Refused, *, size_bytes: int = 0
+    ) -> list[Event]:
+        """Take an answer that came through a lane; of a span, its bytes were taken already.
+
+        `size_bytes` is how many those were. Never raises for what the peer did wrong.
+        """
+        events: list[Event] = []
+
+        def receive(events: list[Event]) -> None:
+            self._require_lanes()
+            event = self._receive(message)
+            if event is not None:
+                events.append(event)
+            elif isinstance(message, SpanAnswer):
+                self.late_span_bytes += size_bytes
+
+        if not self.closed:
+            self._judged(receive, events)
+        return events
+
+    def lane_broke(self, error: ProtocolError) -> list[Event]:
+        """What came through a lane was not what a lane carries: the connection ends with it."""
+        if self.closed:
+            return []
+        return [self._end(self._code_of(error), str(error))]
+
+    def _read_frames(self, events: list[Event]) -> None:
+        while (frame := self._reader.next_frame()) is not None:
+            message = MESSAGE_TYPES[frame.type].decode(frame)
+            event = self._receive(message)
+            if event is not None:
+                events.append(event)
+            if isinstance(event, ConnectionEnded):
+                return
+
+    def _judged(self, receive: Callable[[list[Event]], None], events: list[Event]) -> None:
+        """Let something be received; what breaks the protocol ends the connection."""
+        try:
+            receive(events)
+        except ProtocolError as error:
+            events.append(self._end(self._code_of(error), str(error)))
+
+    @staticmethod
+    def _code_of(error: ProtocolError) -> ErrorCode:
+        if isinstance(error, _PeerError):
+            return error.code
+        over = isinstance(error, LimitExceeded)
+        return ErrorCode.LIMIT_EXCEEDED if over else ErrorCode.PROTOCOL_ERROR
 
     def receive_eof(self) -> list[Event]:
         """The peer sends nothing more."""
@@ -191,6 +229,8 @@ class Connection:
             raise LocalProtocolError(f"{kind.__name__} is not allowed in {self._state.name}")
         if kind.FEATURE and kind.FEATURE not in self.features:
             raise LocalProtocolError(f"{kind.__name__} needs the feature {kind.FEATURE}")
+        if ONE_WAY.get(kind, self.side) is not self.side:
+            raise LocalProtocolError(f"{kind.__name__} is the other side's to send")
         frame = self._encode(message)
         if isinstance(message, Request):
             self._locally(self._book.ask, message)
@@ -211,6 +251,20 @@ class Connection:
         if isinstance(message, Goodbye):
             self._close()
 
+    def send_by_lane(
+        self, message: Picked | SpanAnswer | Refused
+    ) -> Picked | SpanAnswer | Refused | None:
+        """Count an answer that is to go through a lane: what to send there, perhaps nothing.
+
+        All parts of one answer go the same way, since nothing else keeps them in order. Raises
+        LocalProtocolError.
+        """
+        self._locally(self._require_lanes)
+        instead = self._locally(self._book.answer, message)
+        if instead is None or isinstance(instead, Picked | SpanAnswer | Refused):
+            return instead
+        raise LocalProtocolError(f"{type(instead).__name__} does not go through a lane")
+
     def admit(self) -> list[Event]:
         """The owner believes the peer's proof. Returns Admitted when the peer believes ours too."""
         if self._state is not State.PROVING or not self._proves_received or self._welcomed_peer:
@@ -226,6 +280,10 @@ class Connection:
             raise LocalProtocolError("the connection has ended already")
         return [self._end(code, text)]
 
+    def _require_lanes(self) -> None:
+        if self._state is not State.ADMITTED or LANES not in self.features:
+            raise FormatError("there is no lane on this connection")
+
     # Frames
 
     def _judge_header(self, frame_type: int, flags: int) -> FrameRule:
@@ -238,6 +296,8 @@ class Connection:
             raise FormatError(f"{kind.__name__} is not allowed in {self._state.name}")
         if kind.FEATURE and kind.FEATURE not in self.features:
             raise FormatError(f"{kind.__name__} without the feature {kind.FEATURE}")
+        if ONE_WAY.get(kind, self.side.other) is self.side:
+            raise FormatError(f"{kind.__name__} from the wrong side")
         if kind in JOINING:
             self._check_join_turn(kind, self.side.other)
         if issubclass(kind, Answer) and not self._book.awaits(kind):

@@ -27,13 +27,16 @@ from protocol.messages import (
     JoinOffer,
     JoinReady,
     JoinRequest,
+    LaneOffered,
     LeafAnswer,
     Message,
+    OpenLane,
     Ping,
     Pong,
     Prove,
     Refused,
     RootDocument,
+    WantLane,
     Welcome,
 )
 
@@ -80,6 +83,7 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
 
 _ALWAYS: Final[frozenset[type[Message]]] = frozenset({Goodbye, Ping, Pong})
 _CONTENT: Final[frozenset[type[Message]]] = frozenset({*DOCUMENTS, *CONTENT, *SWARM, *GOSSIP})
+_LANES: Final[frozenset[type[Message]]] = frozenset({WantLane, OpenLane, LaneOffered})
 _ROOTS: Final[frozenset[type[Message]]] = frozenset({GetRoot, RootDocument, Refused, Cancel})
 
 ALLOWED: Final[dict[State, frozenset[type[Message]]]] = {
@@ -87,7 +91,7 @@ ALLOWED: Final[dict[State, frozenset[type[Message]]]] = {
     State.PROVING: _ALWAYS
     | _ROOTS
     | {Prove, Welcome, GetGrants, GrantsAnswer, GetLeaf, LeafAnswer},
-    State.ADMITTED: _ALWAYS | {Refused, Cancel, HeadAnnounce} | _CONTENT,
+    State.ADMITTED: _ALWAYS | {Refused, Cancel, HeadAnnounce} | _CONTENT | _LANES,
     State.JOINING: _ALWAYS | _ROOTS | {JoinBegin, JoinOffer, JoinRequest, JoinAccepted, JoinReady},
     State.CLOSED: frozenset(),
 }
@@ -97,6 +101,13 @@ CROSSING: Final[dict[State, frozenset[type[Message]]]] = {
     State.ADMITTED: frozenset({Prove}),
 }
 """What may still arrive, sent before its sender knew of the new state; it is ignored."""
+
+ONE_WAY: Final[dict[type[Message], Side]] = {
+    WantLane: Side.SERVER,
+    OpenLane: Side.CLIENT,
+    LaneOffered: Side.SERVER,
+}
+"""Messages that only one side sends: only who dialled can dial once more."""
 
 JOIN_ORDER: Final[tuple[tuple[Side, type[Message]], ...]] = (
     (Side.CLIENT, JoinBegin),

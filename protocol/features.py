@@ -14,5 +14,8 @@ SWARM: Final = "swarm"
 HEADS: Final = "heads"
 """Nodes tell one another by a digest which head they have, and send one where it is lacking."""
 
-FEATURES: Final = (SWARM, HEADS)
+LANES: Final = "lanes"
+"""Spans may go through a second connection, whose records are as large as they are."""
+
+FEATURES: Final = (SWARM, HEADS, LANES)
 """All that this implementation speaks."""

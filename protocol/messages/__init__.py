@@ -50,6 +50,7 @@ from protocol.messages.joining import (
     JoinRequest,
     join_proof_payload,
 )
+from protocol.messages.lanes import LaneOffered, LaneProof, OpenLane, WantLane
 from protocol.messages.session import (
     NONCE_BYTES,
     Cancel,
@@ -105,6 +106,7 @@ CONTENT: Final[tuple[type[Message], ...]] = (
     PeerHints,
 )
 SWARM: Final[tuple[type[Message], ...]] = (GetAny, Picked, Unwant)
+LANES: Final[tuple[type[Message], ...]] = (WantLane, OpenLane, LaneOffered, LaneProof)
 GOSSIP: Final[tuple[type[Message], ...]] = (States, StateDigest, HeadDigest)
 JOINING: Final[tuple[type[Message], ...]] = (
     JoinBegin,
@@ -114,7 +116,7 @@ JOINING: Final[tuple[type[Message], ...]] = (
     JoinReady,
 )
 MESSAGE_TYPES: Final[dict[int, type[Message]]] = {
-    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *JOINING)
+    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *LANES, *JOINING)
 }
 
 __all__ = [
@@ -123,6 +125,7 @@ __all__ = [
     "GOSSIP",
     "JOINING",
     "JOIN_PROOF_TYPE",
+    "LANES",
     "MEANINGS",
     "MESSAGE_TYPES",
     "NONCE_BYTES",
@@ -159,10 +162,13 @@ __all__ = [
     "JoinOffer",
     "JoinReady",
     "JoinRequest",
+    "LaneOffered",
+    "LaneProof",
     "LeafAnswer",
     "ListAnswer",
     "ManifestAnswer",
     "Message",
+    "OpenLane",
     "PageAnswer",
     "PeerHint",
     "PeerHints",
@@ -181,6 +187,7 @@ __all__ = [
     "StateRow",
     "States",
     "Unwant",
+    "WantLane",
     "Welcome",
     "join_proof_payload",
     "printable",
