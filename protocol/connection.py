@@ -128,6 +128,11 @@ class Connection:
         """How many of the peer's requests we have not fully answered."""
         return len(self._book.theirs)
 
+    def request_to_answer(self, number: int) -> Request | None:
+        """The peer's request of this number, unless it is answered."""
+        entry = self._book.theirs.get(number)
+        return None if entry is None else entry.request
+
     # What comes in
 
     def receive_bytes(self, data: Buffer) -> list[Event]:

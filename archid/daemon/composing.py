@@ -39,6 +39,8 @@ from archid.events import EventHub
 from archid.log import configure, get_logger
 from archid.net.dialer import Dialer
 from archid.net.join_server import JoinServer
+from archid.net.lane_desk import LaneDesk
+from archid.net.lane_rooms import ROOMS
 from archid.net.listener import Listener, open_listener
 from archid.net.pacing import Pacing
 from archid.net.peer import Peer
@@ -189,6 +191,8 @@ class Node:
             central=lambda: state.membership.central_addresses,
             issue=self._central.new_certificate if self._central else None,
         )
+        settings = PeerSettings()
+        lanes = LaneDesk(node, timeout_s=settings.admission_timeout_s)
         self._links = Links(
             keeper=self.keeper,
             doorkeeper=self._doorkeeper,
@@ -197,9 +201,9 @@ class Node:
             library=state.library,
             addresses=self.addresses,
             states=self.states,
+            lanes=lanes,
             on_admitted=self._central.on_admitted if self._central else _nothing,
         )
-        settings = PeerSettings()
         joining = JoinServer(
             doorkeeper=self._doorkeeper,
             roots=self._roots,
@@ -213,6 +217,7 @@ class Node:
             settings=settings,
             session=self._links.session,
             newcomer=joining.serve,
+            lanes=lanes,
             now=time.time,
             pacing=self.pacing,
         )
@@ -355,6 +360,7 @@ class Node:
 
     def _rest(self) -> None:
         self._state.trees.release_idle(time.time())
+        ROOMS.release()
         give_back_memory()
 
     def _site(self) -> str:

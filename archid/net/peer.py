@@ -7,15 +7,16 @@ believed (`archid.net.admission`), and whoever holds the peer answers its reques
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar, cast, overload
+from typing import Any, Final, TypeAlias, TypeVar, cast, overload
 
 import trio
 
 from archid.errors import ArchidError
 from archid.net.errors import PeerRefused, PeerTooSlow
+from archid.net.lane import Lane, LaneAnswer, TakenSpan, Taker
 from archid.net.pump import Pump
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
@@ -23,6 +24,7 @@ from archid.net.traffic import Meter, Traffic, gossip_bytes
 from protocol.connection import Connection
 from protocol.connection_events import (
     Admitted,
+    ConnectionEnded,
     Event,
     HelloReceived,
     MessageReceived,
@@ -30,6 +32,7 @@ from protocol.connection_events import (
 )
 from protocol.connection_states import Side, State
 from protocol.envelope import PublicKey
+from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
 from protocol.ids import NodeId
 from protocol.limits import MAX_OUTSTANDING_REQUESTS
@@ -41,13 +44,16 @@ from protocol.messages import (
     GetSpan,
     Hello,
     Message,
+    Picked,
     Pong,
     Refused,
     Request,
     SpanAnswer,
+    WantLane,
 )
 
 A = TypeVar("A", bound=Answer)
+LaneSendable: TypeAlias = "Picked | SpanAnswer | Refused"
 
 PROGRESS_BYTES: Final = 64 * 1024
 """Less than this within a request's time is not content that comes, only talk."""
@@ -62,6 +68,7 @@ class _Waiting:
     request: Request
     answers: list[Answer] = field(default_factory=list)
     on_part: Callable[[Answer], None] | None = None
+    taker: Taker | None = None
     error: ArchidError | None = None
     done: trio.Event = field(default_factory=trio.Event)
 
@@ -102,6 +109,10 @@ class Peer(Pump):
         self._span_bytes_sent = 0
         self._gossip_bytes_received = 0
         self._gossip_bytes_sent = 0
+        self.lane: Lane | None = None
+        """Where answers to requests for spans go through, once it stands."""
+        self.lane_wanted = trio.Event()
+        self._begun_in_tls: set[int] = set()
         self.content_in = Meter()
         self.content_out = Meter()
 
@@ -137,9 +148,10 @@ class Peer(Pump):
 
     @property
     def traffic(self) -> Traffic:
+        lane = self.lane
         return Traffic(
-            self.stream.wire_bytes_received,
-            self.stream.wire_bytes_sent,
+            self.stream.wire_bytes_received + (lane.wire_bytes_received if lane else 0),
+            self.stream.wire_bytes_sent + (lane.wire_bytes_sent if lane else 0),
             self._span_bytes_received + self.connection.late_span_bytes,
             self._span_bytes_sent,
             self._gossip_bytes_received,
@@ -157,7 +169,12 @@ class Peer(Pump):
 
     @overload
     async def request(
-        self, message: Request, answer_type: type[A], *, timeout_s: float | None = None
+        self,
+        message: Request,
+        answer_type: type[A],
+        *,
+        timeout_s: float | None = None,
+        taker: Taker | None = None,
     ) -> A: ...
 
     async def request(
@@ -166,6 +183,7 @@ class Peer(Pump):
         answer_type: type[Answer] = Answer,
         *,
         timeout_s: float | None = None,
+        taker: Taker | None = None,
     ) -> Answer:
         """Send a request under a new number and return its answer.
 
@@ -173,7 +191,7 @@ class Peer(Pump):
         PeerRefused, PeerTooSlow after `timeout_s` (the settings have a default), PeerLost.
         A cancelled wait tells the peer that the answer is no longer needed.
         """
-        [answer] = await self.request_all(message, timeout_s=timeout_s)
+        [answer] = await self.request_all(message, timeout_s=timeout_s, taker=taker)
         if not isinstance(answer, answer_type):
             raise TypeError(f"{type(message).__name__} is not answered by {answer_type.__name__}")
         return answer
@@ -184,11 +202,13 @@ class Peer(Pump):
         *,
         timeout_s: float | None = None,
         on_part: Callable[[Answer], None] | None = None,
+        taker: Taker | None = None,
     ) -> list[Answer]:
         """The same for requests whose answer has several parts (GetPieces, GetAny).
 
         `on_part` is called with each part as soon as it is in. What to ask may be given as a
-        function, which is called when it goes out, and not at all if it never does.
+        function, which is called when it goes out, and not at all if it never does. A span that
+        comes through a lane is given to `taker` there, and its answer is a TakenSpan.
         """
         limit_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
         number = 0
@@ -200,7 +220,7 @@ class Peer(Pump):
                 asked = message if isinstance(message, Request) else message()
                 number = self.connection.next_request()
                 waiting = self._waiting[number] = _Waiting(
-                    _numbered(asked, number), on_part=on_part
+                    _numbered(asked, number), on_part=on_part, taker=taker
                 )
                 self.push(waiting.request)
             if number and await self._answered(waiting, deadline, limit_s):
@@ -246,16 +266,86 @@ class Peer(Pump):
 
         An answer to a request that the peer has cancelled is not sent.
         """
+        if self._goes_by_lane(message) and self.lane is not None:
+            await self.lane.send(lambda: self._counted_for_lane(message))
+            return
         if isinstance(message, SpanAnswer):
             await self.outbox.wait_for_bulk_room()
         else:
             await self.outbox.wait_for_room()
+        self._count_sent(message)
+        self.push(message)
+
+    def _count_sent(self, message: Answer | Refused) -> None:
         cancelled = message.request in self._cancelled
         self._cancelled.discard(message.request)
         if isinstance(message, SpanAnswer) and not cancelled:
             self._span_bytes_sent += len(message.data)
             self.content_out.count(len(message.data), now=trio.current_time())
-        self.push(message)
+
+    # Lanes
+
+    def want_lane(self) -> None:
+        """Much is to come from this peer: a lane would be of use. See `archid.net.lane_desk`."""
+        self.lane_wanted.set()
+
+    def use_lane(self, lane: Lane) -> bool:
+        """Answer through it from now on; False when the connection has ended meanwhile."""
+        if self.closed.is_set() or self.lane is not None:
+            return False
+        self.lane = lane
+        return True
+
+    def lane_broke(self, error: ProtocolError) -> None:
+        """What came through the lane was not from this peer, or not what a lane carries."""
+        self._take_lane_events(self.connection.lane_broke(error))
+
+    def taker_of(self, request: int) -> Taker | None:
+        """Who takes the span that answers a request of ours; called in any thread."""
+        waiting = self._waiting.get(request)
+        return None if waiting is None else waiting.taker
+
+    def take_from_lane(self, answer: LaneAnswer) -> None:
+        """An answer has come through the lane; the bytes of a span were taken already."""
+        if self.closed.is_set():
+            return
+        plain: Picked | SpanAnswer | Refused = answer
+        size_bytes = 0
+        if isinstance(answer, TakenSpan):
+            plain = SpanAnswer(answer.request, answer.piece, answer.n, answer.data)
+            size_bytes = answer.size_bytes
+        events = self.connection.receive_by_lane(plain, size_bytes=size_bytes)
+        if any(isinstance(event, MessageReceived) for event in events):
+            self._take_answer(answer)
+        self._take_lane_events(events)
+
+    def _take_lane_events(self, events: Iterable[Event]) -> None:
+        self.flush()
+        for event in events:
+            if isinstance(event, ConnectionEnded):
+                self.end(self._why(event))
+        self._free_slot()
+
+    def _goes_by_lane(self, message: Answer | Refused) -> bool:
+        """All parts of an answer go the same way: whichever was open when it began."""
+        request = self.connection.request_to_answer(message.request)
+        if not isinstance(request, GetSpan | GetAny):
+            return False
+        number = message.request
+        by_lane = self.lane is not None and number not in self._begun_in_tls
+        if by_lane or not isinstance(message, Picked):
+            self._begun_in_tls.discard(number)
+        else:
+            self._begun_in_tls.add(number)
+        return by_lane
+
+    def _counted_for_lane(self, message: Answer | Refused) -> LaneSendable | None:
+        if self.connection.state is State.CLOSED or self.closed.is_set():
+            raise self.gone()
+        if not isinstance(message, Picked | SpanAnswer | Refused):
+            raise TypeError(f"{type(message).__name__} does not go through a lane")
+        self._count_sent(message)
+        return self.connection.send_by_lane(message)
 
     async def refuse(self, request: Request, code: ErrorCode, text: str) -> None:
         """Answer a request with no. Raises PeerLost."""
@@ -297,6 +387,9 @@ class Peer(Pump):
             await self._receive(event.message, event.request)
         elif isinstance(event, HelloReceived | ProofReceived | Admitted):
             self._step(event)
+        self._free_slot()
+
+    def _free_slot(self) -> None:
         self._slot_freed.set()
         self._slot_freed = trio.Event()
 
@@ -308,6 +401,8 @@ class Peer(Pump):
             elif isinstance(message, Request):
                 early = self.connection.state is not State.ADMITTED
                 (self._early_in if early else self._requests_in).send_nowait(message)
+            elif isinstance(message, WantLane):
+                self.want_lane()
             elif isinstance(message, Cancel):
                 self._cancelled.add(message.request)
             elif not isinstance(message, Pong):
@@ -319,8 +414,9 @@ class Peer(Pump):
         if waiting is None:
             return
         if isinstance(message, SpanAnswer):
-            self._span_bytes_received += len(message.data)
-            self.content_in.count(len(message.data), now=trio.current_time())
+            moved = message.size_bytes if isinstance(message, TakenSpan) else len(message.data)
+            self._span_bytes_received += moved
+            self.content_in.count(moved, now=trio.current_time())
         if isinstance(message, Refused):
             waiting.error = PeerRefused(self.remote, message.code, message.text)
             waiting.done.set()
@@ -336,6 +432,8 @@ class Peer(Pump):
             waiting.error = self.gone()
             waiting.done.set()
         self._slot_freed.set()
+        if self.lane is not None:
+            self.lane.end()
         for channel in (self._requests_in, self._early_in):
             channel.close()
         self._notices_in.close()

@@ -8,6 +8,7 @@ connection that the node with the smaller id dialled.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from archid.net.admission import open_peer
 from archid.net.certificates import node_of
 from archid.net.doorkeeper import Doorkeeper
 from archid.net.errors import AlreadyConnected, PeerLost, TlsRefused
+from archid.net.lane_desk import LaneDesk
 from archid.net.pacing import Pacing
 from archid.net.peer import Peer
 from archid.net.settings import PeerSettings
@@ -29,6 +31,7 @@ from archid.net.traffic import Traffic, TrafficBook
 from protocol.connection_states import Side
 from protocol.errors import FormatError
 from protocol.ids import NodeId
+from protocol.lane import PREAMBLE
 from protocol.messages import ErrorCode
 
 _log = get_logger(__name__)
@@ -51,6 +54,7 @@ class Switchboard:
         settings: PeerSettings,
         session: Session,
         newcomer: Newcomer,
+        lanes: LaneDesk,
         now: Callable[[], float],
         pacing: Pacing | None = None,
     ) -> None:
@@ -60,6 +64,7 @@ class Switchboard:
         self._settings = settings
         self._session = session
         self._newcomer = newcomer
+        self._lanes = lanes
         self._now = now
         self._pacing = pacing or Pacing()
         self._peers: dict[NodeId, Peer] = {}
@@ -88,6 +93,9 @@ class Switchboard:
 
         Raises TlsRefused, PeerNotAdmitted, PeerRefused, PeerLost.
         """
+        if await self._begins_as_lane(tcp):
+            await self._lanes.accept(tcp, on_proven)
+            return
         stream = await self._secure(tcp, Side.SERVER)
         if stream.peer_certificate is None:
             try:
@@ -98,6 +106,18 @@ class Switchboard:
                 _log.exception("newcomer_failed", remote=stream.remote)
         else:
             await self._hold(stream, Side.SERVER, on_proven)
+
+    async def _begins_as_lane(self, tcp: trio.SocketStream) -> bool:
+        """Look at the first byte, which stays where it is. Raises PeerLost."""
+        with trio.move_on_after(self._settings.admission_timeout_s):
+            try:
+                return bool(await tcp.socket.recv(1, socket.MSG_PEEK) == PREAMBLE[:1])
+            except OSError as error:
+                tcp.socket.close()
+                raise PeerLost(f"A connection broke at once: {error.strerror}") from error
+        tcp.socket.close()
+        waited_s = self._settings.admission_timeout_s
+        raise PeerLost(f"A connection said nothing within {waited_s:g} seconds")
 
     async def dialled(self, tcp: trio.SocketStream, on_proven: Callable[[], None]) -> None:
         """The same for a connection that this node made.

@@ -14,6 +14,7 @@ import trio
 from archid.errors import ArchidError
 from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerLost
+from archid.net.lane_desk import LaneDesk
 from archid.net.peer import Peer
 from archid.net.trusted_doorkeeper import TrustedDoorkeeper
 from archid.store.errors import DocumentMissing
@@ -66,6 +67,7 @@ class Links:
         library: Library,
         addresses: AddressBook,
         states: NodeStates,
+        lanes: LaneDesk,
         on_admitted: OnAdmitted = _nothing,
     ) -> None:
         self._keeper = keeper
@@ -75,6 +77,7 @@ class Links:
         self._library = library
         self._addresses = addresses
         self._states = states
+        self._lanes = lanes
         self._heads = Heads(keeper, lambda: leaf.facts)
         self._on_admitted = on_admitted
 
@@ -102,6 +105,7 @@ class Links:
             documents=self._keeper.documents,
             library=self._library,
             spans=self._directory.spans,
+            lanes=self._lanes,
         )
         self._directory.add(peer)
         try:
@@ -113,6 +117,7 @@ class Links:
                 nursery.start_soon(self._send_hints, peer)
                 nursery.start_soon(self._states.attend, peer)
                 nursery.start_soon(self._admitted, peer)
+                nursery.start_soon(self._lanes.attend, peer)
                 await peer.closed.wait()
                 nursery.cancel_scope.cancel()
         finally:

@@ -17,6 +17,7 @@ import trio
 from archid.errors import ArchidError, NotFound
 from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerLost, Refusal
+from archid.net.lane_desk import LaneDesk
 from archid.net.peer import Peer
 from archid.store.documents import DocumentStore
 from archid.store.errors import ChunkCorrupt, DocumentMissing
@@ -51,6 +52,7 @@ from protocol.messages import (
     LeafAnswer,
     ListAnswer,
     ManifestAnswer,
+    OpenLane,
     PageAnswer,
     Picked,
     PieceAnswer,
@@ -79,6 +81,7 @@ class Session:
         documents: DocumentStore,
         library: Library,
         spans: SpanExchange,
+        lanes: LaneDesk,
     ) -> None:
         self._peer = peer
         self._access = access
@@ -86,6 +89,7 @@ class Session:
         self._documents = documents
         self._library = library
         self._spans = spans
+        self._lanes = lanes
         self._following: dict[ManifestId, tuple[SpanNews, int]] = {}
         self._owed: set[ManifestId] = set()
         """Versions with spans that are damaged here: the peer is told when they are repaired."""
@@ -172,6 +176,8 @@ class Session:
             case GetAny():
                 async for answer in self._any(request):
                     yield answer
+            case OpenLane():
+                yield self._lanes.offer(self._peer, request)
             case _:
                 raise Refusal(ErrorCode.PROTOCOL_ERROR, "this node does not answer that")
 

@@ -20,6 +20,7 @@ import trio
 from archid.errors import ArchidError
 from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
+from archid.net.lane import TakenSpan, Taker
 from archid.net.peer import Peer
 from archid.store.errors import ChunkCorrupt
 from archid.store.filling import Filling, SpanBytes
@@ -64,6 +65,10 @@ log = get_logger(__name__)
 
 ASK_AGAIN_S: Final = 30.0
 """When nobody at hand holds what is missing, peers are asked again what they hold."""
+
+
+WORTH_A_LANE_BYTES: Final = 4 << 20
+"""Less has come before a lane stands."""
 
 
 class PlannedSpans(NamedTuple):
@@ -156,6 +161,7 @@ class SpanRun:
                     nursery.cancel_scope.cancel()
         finally:
             self._sources.heard = None
+            await self._writer.close()
 
     async def _feed(self, nursery: trio.Nursery) -> None:
         """Give the machine what happens, and do what it says, until it has finished."""
@@ -189,6 +195,8 @@ class SpanRun:
             for peer, have in sources.ready.items():
                 if peer.node not in self._joined:
                     self._joined[peer.node] = _Joined(peer, have, set())
+                    if self._filling.missing_bytes >= WORTH_A_LANE_BYTES:
+                        peer.want_lane()
                     self._happened.send_nowait(self._joins(peer, have))
             if self._joined:
                 self._progress.fetching(sources.names())
@@ -302,7 +310,7 @@ class SpanRun:
             return GetAny(0, self._manifest, left)
 
         try:
-            *_, answer = await peer.request_all(ask, on_part=on_part)
+            *_, answer = await peer.request_all(ask, on_part=on_part, taker=self._take_picked)
         except _NothingToAsk:
             code = ErrorCode.CANCELLED
         except PeerRefused as refused:
@@ -339,7 +347,9 @@ class SpanRun:
         skip = self._filling.skip(span)
         try:
             answer = await peer.request(
-                GetSpan(0, self._manifest, span.piece, span.n, skip), SpanAnswer
+                GetSpan(0, self._manifest, span.piece, span.n, skip),
+                SpanAnswer,
+                taker=self._taker(span, skip),
             )
         except PeerRefused as refused:
             return self._refused(peer, key, refused.reason)
@@ -355,15 +365,31 @@ class SpanRun:
     ) -> FetchEvent | None:
         """Have what a peer has sent verified and written."""
         span = self._spans[key]
-        self._progress.received(len(answer.data), now=trio.current_time())
+        taken = answer if isinstance(answer, TakenSpan) else None
+        moved_bytes = len(answer.data) if taken is None else taken.size_bytes
+        self._progress.received(moved_bytes, now=trio.current_time())
         try:
-            await self._writer.write(SpanBytes(span, skip, answer.data))
+            if taken is None:
+                await self._writer.write(SpanBytes(span, skip, answer.data))
+            elif taken.fault is not None:
+                raise taken.fault
         except ChunkCorrupt as fault:
             log.warning("span_corrupt", node=peer.node.short, why=str(fault))
             return SpanCorrupt(peer.node, key)
         self._progress.held_bytes = self._filling.held_bytes
         self._verified(span.piece, span.n)
         return SpanReceived(peer.node, key)
+
+    def _taker(self, span: Span, skip: bytes) -> Taker:
+        """Takes that span where it comes through a lane."""
+        return lambda _piece, _n, data: self._writer.take(SpanBytes(span, skip, data))
+
+    def _take_picked(self, piece: PieceId, n: int, data: memoryview) -> None:
+        """Takes whichever span a peer has picked. One that nobody offered is passed over."""
+        index = self._piece_index.get(piece)
+        span = None if index is None else self._spans.get(SpanKey(index, n))
+        if span is not None:
+            self._writer.take(SpanBytes(span, self._filling.layout.others(span), data))
 
     def _refused(self, peer: Peer, key: SpanKey, code: ErrorCode) -> FetchEvent | None:
         """Unless the node has come back over another connection, which was asked anew."""

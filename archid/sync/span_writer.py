@@ -6,6 +6,7 @@ by side mostly wait for one another, so one thread takes all that has come while
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import trio
@@ -30,6 +31,36 @@ class SpanWriter:
         self._filling = filling
         self._turn = trio.StrictFIFOLock()
         self._waiting: list[_Waiting] = []
+        self._at_work = threading.Condition()
+        self._taking = 0
+        self._closed = False
+
+    def take(self, received: SpanBytes) -> None:
+        """Verify and write a span in the calling thread, where it has come; raises as `write`.
+
+        Nothing is done any more after `close`: nobody waits for it then.
+        """
+        with self._at_work:
+            if self._closed:
+                return
+            self._taking += 1
+        try:
+            self._filling.write_span(*received)
+        finally:
+            with self._at_work:
+                self._taking -= 1
+                self._at_work.notify_all()
+
+    async def close(self) -> None:
+        """From now on nothing is taken; returns when what was being taken is counted."""
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            if self._taking:
+                await trio.to_thread.run_sync(self._wait_for_takers)
+
+    def _wait_for_takers(self) -> None:
+        with self._at_work:
+            self._at_work.wait_for(lambda: not self._taking)
 
     async def write(self, received: SpanBytes) -> None:
         """Return when the span is verified and written.

@@ -17,6 +17,7 @@ from archid.control.schema import METHODS
 from archid.control.validation import check
 from archid.membership import Membership
 from archid.net.dialer import Dialer
+from archid.net.lane_desk import LaneDesk
 from archid.net.pacing import Pacing
 from archid.net.settings import DialerSettings
 from archid.net.switchboard import Switchboard
@@ -69,6 +70,7 @@ def status_of(node: SyncNode, *, role: str = "ice", extra: tuple[Reason, ...] = 
         settings=SETTINGS,
         session=node.links.session,
         newcomer=newcomer,
+        lanes=LaneDesk(node.id, timeout_s=SETTINGS.admission_timeout_s),
         now=node.clock,
     )
     chance = Random(1)

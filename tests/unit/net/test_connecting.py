@@ -17,6 +17,7 @@ from archid.addresses import Address
 from archid.identity import Identity
 from archid.net.dialer import Dialer
 from archid.net.errors import AlreadyConnected, PeerLost
+from archid.net.lane_desk import LaneDesk
 from archid.net.listener import CannotListen, Listener, open_listener
 from archid.net.peer import Peer
 from archid.net.settings import DialerSettings, ListenerSettings
@@ -76,6 +77,7 @@ async def start(
         settings=SETTINGS,
         session=session,
         newcomer=newcomer,
+        lanes=LaneDesk(node.identity.node_id, timeout_s=SETTINGS.admission_timeout_s),
         now=trio.current_time,
     )
     listener = await open_listener(tuple(addresses))

@@ -20,6 +20,7 @@ from archid.net.errors import PeerRefused
 from archid.net.join_exchange import JoinPump, newcomer_hello
 from archid.net.join_server import JoinServer, TokenDesk
 from archid.net.joining import JoinRefused, join_fleet
+from archid.net.lane_desk import LaneDesk
 from archid.net.listener import open_listener
 from archid.net.pump import pumping
 from archid.net.settings import ListenerSettings
@@ -144,6 +145,7 @@ async def serving(
         settings=SETTINGS,
         session=session,
         newcomer=server.serve,
+        lanes=LaneDesk(identity.node_id, timeout_s=SETTINGS.admission_timeout_s),
         now=trio.current_time,
     )
     listener = await open_listener([Address("127.0.0.1", 0)])

@@ -21,6 +21,7 @@ from archid.journal import MIGRATIONS as JOURNAL_MIGRATIONS
 from archid.journal import Journal
 from archid.membership import Membership
 from archid.net.admission import open_peer
+from archid.net.lane_desk import LaneDesk
 from archid.net.peer import Peer
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
@@ -353,6 +354,7 @@ class SyncNode:
             library=self.library,
             addresses=self.addresses,
             states=self.states,
+            lanes=LaneDesk(self.identity.node_id, timeout_s=5.0),
         )
 
     @property

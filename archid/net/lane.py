@@ -1,0 +1,284 @@
+"""One bulk lane: moves records between its socket and the machines of `protocol.lane`.
+
+What comes is received, opened and handed on in a worker thread for as long as it keeps coming, so
+that a span costs neither the event loop's time nor a hop of its own; when nothing has come for a
+moment the thread is given back and the event loop waits for the socket. What is sent is sealed and
+sent in the event loop: both are calls that give up the interpreter's lock. Opening a lane is
+`archid.net.lane_desk`'s, what an answer means the peer's.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import trio
+
+from archid.errors import ArchidError
+from archid.net.errors import PeerLost
+from archid.net.lane_rooms import ROOMS
+from protocol.connection_states import Side
+from protocol.ids import PieceId
+from protocol.lane import (
+    LENGTH,
+    LaneInput,
+    LaneOutput,
+    LaneSecret,
+    SpanData,
+    SpanHead,
+)
+from protocol.messages import LaneProof, Picked, Refused, SpanAnswer
+
+Taker: TypeAlias = "Callable[[PieceId, int, memoryview], None]"
+"""Verifies and keeps the bytes of a span, in a worker thread; raises ArchidError.
+
+The view is of a buffer that is used again: nothing of it may be kept.
+"""
+
+BURST_BYTES: Final = 16 << 20
+"""Received in one hop at most, so that many lanes take turns."""
+LINGER_MS: Final = 5
+"""How long a thread waits for more before it is given back."""
+BURSTS: Final = 16
+"""Lanes that receive at the same moment."""
+LOW_WATER_BYTES: Final = 256 * 1024
+"""Nobody is woken for less in the middle of a span."""
+UNSENT_BYTES: Final = 1 << 20
+"""The kernel asks for more when less than this waits to be sent."""
+_ABORT: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing throws away what was not sent yet."""
+
+_bursts: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("lane_bursts")
+
+
+def _limiter() -> trio.CapacityLimiter:
+    try:
+        return _bursts.get()
+    except LookupError:
+        limiter = trio.CapacityLimiter(BURSTS)
+        _bursts.set(limiter)
+        return limiter
+
+
+@dataclass(frozen=True, slots=True)
+class TakenSpan(SpanAnswer):
+    """A span that came through a lane: its bytes were taken where they arrived."""
+
+    size_bytes: int
+    fault: ArchidError | None
+    """What its taker raised."""
+
+
+LaneAnswer: TypeAlias = "Picked | Refused | TakenSpan"
+
+
+class Lane:
+    """A lane over a connected socket that it owns; `run` receives until it ends.
+
+    `taker_of` says, by the number of the request, who takes a span; it is called in a worker
+    thread. `on_answer` is called in the event loop, in the order in which answers came.
+    """
+
+    def __init__(
+        self,
+        connected: socket.socket,
+        secret: LaneSecret,
+        side: Side,
+        *,
+        taker_of: Callable[[int], Taker | None],
+        on_answer: Callable[[LaneAnswer], None],
+        dead_after_s: float,
+    ) -> None:
+        self._socket = connected
+        self._socket.setblocking(False)
+        with suppress(OSError):  # a faster line, nothing else
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        self._output = LaneOutput(secret, side)
+        self._input = LaneInput(secret, side)
+        self._taker_of = taker_of
+        self._on_answer = on_answer
+        self._dead_after_s = dead_after_s
+        self._turn = trio.StrictFIFOLock()
+        self._ended = False
+        self._poll = select.poll()
+        self._poll.register(connected, select.POLLIN)
+        self._prefix = bytearray(LENGTH.size)
+        self._sealed: memoryview | None = None
+        """Where the record that is coming is put; None between records."""
+        self._target = memoryview(self._prefix)
+        """What is still to be filled of the prefix or the record."""
+        self._length = 0
+        self._low_water = 1
+        self.wire_bytes_received = 0
+        self.wire_bytes_sent = 0
+
+    @property
+    def proven(self) -> bool:
+        """Whether the other end has shown that it has the keys."""
+        return self._input.proven
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def end(self) -> None:
+        """Nothing goes through any more, what is on its way included; `run` returns soon."""
+        if not self._ended:
+            self._ended = True
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the socket back; nobody may be in `run`. Who sends gets PeerLost."""
+        self.end()
+        self._drop_room()
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+
+    # Sending
+
+    async def send(
+        self, choose: Callable[[], LaneProof | Picked | Refused | SpanAnswer | None]
+    ) -> None:
+        """Seal and send what `choose` returns when its turn has come, if anything.
+
+        Returns when the kernel has all of it. Raises PeerLost. A send that is cancelled ends the
+        lane, since the other end could not make sense of the rest.
+        """
+        async with self._turn:
+            await trio.lowlevel.checkpoint()
+            message = choose()
+            if isinstance(message, SpanAnswer):
+                with ROOMS.one() as room:
+                    await self._send_all(self._output.span(message, room))
+            elif message is not None:
+                await self._send_all(memoryview(self._output.message(message)))
+
+    async def _send_all(self, data: memoryview) -> None:
+        try:
+            while data:
+                if self._ended:
+                    raise PeerLost("the lane has ended")
+                try:
+                    sent = self._socket.send(data)
+                except BlockingIOError:
+                    await self._wait_writable()
+                else:
+                    self.wire_bytes_sent += sent
+                    data = data[sent:]
+        except OSError as error:
+            self.end()
+            raise PeerLost(f"the lane broke: {error.strerror or error}") from error
+        except BaseException:
+            self.end()
+            raise
+
+    async def _wait_writable(self) -> None:
+        with trio.move_on_after(self._dead_after_s) as timer:
+            try:
+                await trio.lowlevel.wait_writable(self._socket)
+            except trio.ClosedResourceError:
+                raise PeerLost("the lane has ended") from None
+        if timer.cancelled_caught:
+            raise PeerLost(f"the other end took nothing for {self._dead_after_s:g} seconds")
+
+    # Receiving
+
+    async def run(self) -> None:
+        """Receive until the lane has ended. Raises ProtocolError and PeerLost."""
+        token = trio.lowlevel.current_trio_token()
+
+        def tell(answer: LaneAnswer) -> None:
+            token.run_sync_soon(self._on_answer, answer)
+
+        while not self._ended:
+            await trio.lowlevel.wait_readable(self._socket)
+            await trio.to_thread.run_sync(self._burst, tell, limiter=_limiter())
+
+    async def receive_proof(self) -> None:
+        """Return when the other end has shown that it has the keys; raises as `run`."""
+        while not self.proven:
+            await trio.lowlevel.wait_readable(self._socket)
+            if self._ended or not self._fill():
+                raise PeerLost("the lane ended before anything came through it")
+            self._take_records(lambda _: None)
+
+    def _burst(self, tell: Callable[[LaneAnswer], None]) -> None:
+        """Receive and take what comes, until nothing has come for a moment; in a thread."""
+        until_bytes = self.wire_bytes_received + BURST_BYTES
+        while not self._ended and self.wire_bytes_received < until_bytes:
+            if not self._fill():
+                self._wait_for_more()
+                if not self._poll.poll(LINGER_MS):
+                    return
+                if not self._fill():
+                    return
+            self._take_records(tell)
+
+    def _fill(self) -> bool:
+        """Receive into the target once; False when nothing is there. Raises PeerLost."""
+        try:
+            count = self._socket.recv_into(self._target)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self._ended = True
+            raise PeerLost(f"the lane broke: {error.strerror or error}") from error
+        if not count:
+            if self._ended:
+                return False
+            self._ended = True
+            raise PeerLost("the other end closed the lane")
+        self.wire_bytes_received += count
+        self._target = self._target[count:]
+        return True
+
+    def _wait_for_more(self) -> None:
+        """Be woken for a good part of a span, not for each packet."""
+        low_water = max(1, min(len(self._target), LOW_WATER_BYTES))
+        if low_water != self._low_water:
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+            self._low_water = low_water
+
+    def _take_records(self, tell: Callable[[LaneAnswer], None]) -> None:
+        """Go on from what was filled, if it is whole. Raises ProtocolError."""
+        if self._target:
+            return
+        if self._sealed is None:
+            length = self._input.begin(self._prefix)
+            self._sealed = ROOMS.take()
+            self._target = self._sealed[:length]
+            self._length = length
+            return
+        with ROOMS.one() as room:
+            event = self._input.take(self._sealed[: self._length], room)
+            if isinstance(event, SpanData):
+                tell(self._taken(event.head, event.data))
+            elif isinstance(event, Picked | Refused):
+                tell(event)
+        self._drop_room()
+        self._target = memoryview(self._prefix)
+
+    def _taken(self, head: SpanHead, data: memoryview) -> TakenSpan:
+        fault: ArchidError | None = None
+        taker = self._taker_of(head.request)
+        if taker is not None:
+            try:
+                taker(head.piece, head.n, data)
+            except ArchidError as error:
+                fault = error
+        return TakenSpan(head.request, head.piece, head.n, b"", head.size_bytes, fault)
+
+    def _drop_room(self) -> None:
+        if self._sealed is not None:
+            room, self._sealed = self._sealed, None
+            self._target = memoryview(b"")
+            ROOMS.give_back(room)
