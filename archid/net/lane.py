@@ -22,6 +22,7 @@ import trio
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost
 from archid.net.lane_rooms import ROOMS
+from archid.net.pacing import Pacer
 from protocol.connection_states import Side
 from protocol.ids import PieceId
 from protocol.lane import (
@@ -92,6 +93,8 @@ class Lane:
         *,
         taker_of: Callable[[int], Taker | None],
         on_answer: Callable[[LaneAnswer], None],
+        pacer_out: Pacer,
+        pacer_in: Pacer,
         dead_after_s: float,
     ) -> None:
         self._socket = connected
@@ -103,6 +106,8 @@ class Lane:
         self._input = LaneInput(secret, side)
         self._taker_of = taker_of
         self._on_answer = on_answer
+        self._pacer_out = pacer_out
+        self._pacer_in = pacer_in
         self._dead_after_s = dead_after_s
         self._turn = trio.StrictFIFOLock()
         self._ended = False
@@ -164,21 +169,35 @@ class Lane:
     async def _send_all(self, data: memoryview) -> None:
         try:
             while data:
+                part = data
+                if not self._pacer_out.unlimited:
+                    part = data[: self._pacer_out.slice_bytes]
+                    await self._pacer_out.take(len(part))
                 if self._ended:
                     raise PeerLost("the lane has ended")
-                try:
-                    sent = self._socket.send(data)
-                except BlockingIOError:
-                    await self._wait_writable()
-                else:
-                    self.wire_bytes_sent += sent
-                    data = data[sent:]
+                data = data[await self._send(part) :]
         except OSError as error:
             self.end()
             raise PeerLost(f"the lane broke: {error.strerror or error}") from error
         except BaseException:
             self.end()
             raise
+
+    async def _send(self, part: memoryview) -> int:
+        """Hand a part to the kernel, whole where it was paid for; returns how much it was."""
+        paced = not self._pacer_out.unlimited
+        done = 0
+        while done < len(part):
+            try:
+                sent = self._socket.send(part[done:])
+            except BlockingIOError:
+                await self._wait_writable()
+            else:
+                self.wire_bytes_sent += sent
+                done += sent
+                if not paced:
+                    break
+        return done
 
     async def _wait_writable(self) -> None:
         with trio.move_on_after(self._dead_after_s) as timer:
@@ -200,32 +219,36 @@ class Lane:
 
         while not self._ended:
             await trio.lowlevel.wait_readable(self._socket)
-            await trio.to_thread.run_sync(self._burst, tell, limiter=_limiter())
+            before_bytes, paced = self.wire_bytes_received, not self._pacer_in.unlimited
+            most_bytes = self._pacer_in.slice_bytes if paced else BURST_BYTES
+            await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=_limiter())
+            if paced:
+                await self._pacer_in.take(self.wire_bytes_received - before_bytes)
 
     async def receive_proof(self) -> None:
         """Return when the other end has shown that it has the keys; raises as `run`."""
         while not self.proven:
             await trio.lowlevel.wait_readable(self._socket)
-            if self._ended or not self._fill():
+            if self._ended or not self._fill(BURST_BYTES):
                 raise PeerLost("the lane ended before anything came through it")
             self._take_records(lambda _: None)
 
-    def _burst(self, tell: Callable[[LaneAnswer], None]) -> None:
+    def _burst(self, tell: Callable[[LaneAnswer], None], most_bytes: int) -> None:
         """Receive and take what comes, until nothing has come for a moment; in a thread."""
-        until_bytes = self.wire_bytes_received + BURST_BYTES
-        while not self._ended and self.wire_bytes_received < until_bytes:
-            if not self._fill():
+        until_bytes = self.wire_bytes_received + most_bytes
+        while not self._ended and (left_bytes := until_bytes - self.wire_bytes_received) > 0:
+            if not self._fill(left_bytes):
                 self._wait_for_more()
                 if not self._poll.poll(LINGER_MS):
                     return
-                if not self._fill():
+                if not self._fill(left_bytes):
                     return
             self._take_records(tell)
 
-    def _fill(self) -> bool:
+    def _fill(self, most_bytes: int) -> bool:
         """Receive into the target once; False when nothing is there. Raises PeerLost."""
         try:
-            count = self._socket.recv_into(self._target)
+            count = self._socket.recv_into(self._target[:most_bytes])
         except BlockingIOError:
             return False
         except OSError as error:

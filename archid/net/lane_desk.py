@@ -168,6 +168,8 @@ class LaneDesk:
             side,
             taker_of=peer.taker_of,
             on_answer=peer.take_from_lane,
+            pacer_out=peer.pacer_out,
+            pacer_in=peer.pacer_in,
             dead_after_s=peer.settings.dead_after_s,
         )
 

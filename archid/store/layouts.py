@@ -59,6 +59,18 @@ class Layouts:
             self.on_missing(manifest)
             raise
 
+    def at_hand(self, manifest: ManifestId) -> Layout | None:
+        """The layout if that takes no time: it is built, and nobody is building another."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            layout = self._kept.get(manifest)
+            if layout is not None:
+                self._used_at[manifest] = None
+            return layout
+        finally:
+            self._lock.release()
+
     def release_idle(self, now: float) -> None:
         """Forget layouts that were idle for IDLE_S; to be called every few seconds.
 

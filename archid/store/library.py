@@ -403,15 +403,33 @@ class Library:
         if staging is None and not self.trees.has(manifest):
             raise NotFound(f"The manifest {manifest.short} is not here", code="unknown_manifest")
         layout = self.layout(manifest) if staging is None else staging.layout
+        return layout, self._readable(layout, staging, wanted)
+
+    def readable_at_hand(
+        self, manifest: ManifestId, wanted: Iterable[tuple[int, int]]
+    ) -> tuple[Layout, list[int]] | None:
+        """The same where memory alone tells, which does not block; None where it does not."""
+        staging = self.stagings.shared(manifest)
+        if staging is not None:
+            layout: Layout | None = staging.layout
+        else:
+            layout = self.trees.layouts.at_hand(manifest) if self.holds(manifest) else None
+        return None if layout is None else (layout, self._readable(layout, staging, wanted))
+
+    def _readable(
+        self, layout: Layout, staging: Staging | None, wanted: Iterable[tuple[int, int]]
+    ) -> list[int]:
         indexes = []
         for piece_index, members in groupby(wanted, key=itemgetter(0)):
             with contextlib.suppress(FormatError):
                 spans = layout.spans_of_piece(piece_index)
                 indexes += [spans[n] for _, n in members if n < len(spans)]
         if staging is not None:
-            return layout, [n for n in indexes if staging.is_span_held(layout.spans[n])]
-        rotten = self.trees.rotten(manifest)
-        return layout, [n for n in indexes if rotten.isdisjoint(layout.spans[n].chunks)]
+            return [n for n in indexes if staging.is_span_held(layout.spans[n])]
+        rotten = self.trees.rotten(layout.manifest)
+        if not rotten:
+            return indexes
+        return [n for n in indexes if rotten.isdisjoint(layout.spans[n].chunks)]
 
     def held_bytes(self) -> int:
         """The content of all trees here, what they share counted each time."""

@@ -280,7 +280,9 @@ class Session:
         if not wanted:
             raise Refusal(ErrorCode.CANCELLED, "nothing of it is wanted any more")
         try:
-            layout, among = await trio.to_thread.run_sync(self._library.readable, manifest, wanted)
+            layout, among = self._library.readable_at_hand(
+                manifest, wanted
+            ) or await trio.to_thread.run_sync(self._library.readable, manifest, wanted)
         except (NotFound, DocumentMissing) as error:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
         picked = self._spans.pick(manifest, among, span_count=len(layout.spans))
