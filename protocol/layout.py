@@ -139,6 +139,16 @@ class Layout:
         start = at * DIGEST_BYTES
         return ChunkRef(ChunkId(self._ids[start : start + DIGEST_BYTES]), self._lengths[at])
 
+    def keys(self, chunks: range, size_bytes: int) -> list[bytes]:
+        """The first bytes of the ids of neighbouring chunks: for many at once."""
+        ids = self._ids
+        starts = range(chunks.start * DIGEST_BYTES, chunks.stop * DIGEST_BYTES, DIGEST_BYTES)
+        return [ids[start : start + size_bytes] for start in starts]
+
+    def offsets(self, chunks: range) -> array[int]:
+        """Where neighbouring chunks stand in their files, in bytes."""
+        return self._offsets[chunks.start : chunks.stop]
+
     def length(self, at: int) -> int:
         """The length in bytes of the chunk at a number."""
         return self._lengths[at]

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -92,7 +93,7 @@ class IndexedTree(NamedTuple):
     files: int
 
 
-class _FileRow(NamedTuple):
+class FileRow(NamedTuple):
     file: FileEntry
     device: int
     inode: int
@@ -129,10 +130,20 @@ class ChunkIndex:
         return self._database.transact(_trees)
 
     def add_tree_blocking(self, manifest: ManifestId, layout: Layout, tree: Path) -> None:
+        self.add_files_blocking(manifest, layout, self.files_of(layout, tree))
+
+    @staticmethod
+    def files_of(layout: Layout, tree: Path) -> list[FileRow]:
+        """The files of a tree as they lie on the disk, wherever the tree stands."""
         try:
-            rows = list(_file_rows(layout, tree))
+            return list(_file_rows(layout, tree))
         except OSError as error:
             raise storage_error(error, tree) from error
+
+    def add_files_blocking(
+        self, manifest: ManifestId, layout: Layout, rows: Sequence[FileRow]
+    ) -> None:
+        """Add a tree of which this is known already."""
         transact = self._database.transact
         if transact(_has_tree, manifest):
             return
@@ -182,7 +193,7 @@ class ChunkIndex:
                 log.info("index_tree_added", manifest=layout.manifest.hex())
 
 
-def _file_rows(layout: Layout, tree: Path) -> Iterator[_FileRow]:
+def _file_rows(layout: Layout, tree: Path) -> Iterator[FileRow]:
     """The inode of every file with content; files that are missing or cut are left out."""
     with TreeFolder.at(tree) as folder:
         for file in layout.files:
@@ -194,12 +205,12 @@ def _file_rows(layout: Layout, tree: Path) -> Iterator[_FileRow]:
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if stat.S_ISREG(info.st_mode) and info.st_size == file.size_bytes:
-                yield _FileRow(file, info.st_dev, info.st_ino)
+                yield FileRow(file, info.st_dev, info.st_ino)
 
 
-def _batched_by_chunks(rows: Iterable[_FileRow]) -> Iterator[list[tuple[_FileRow, range]]]:
+def _batched_by_chunks(rows: Iterable[FileRow]) -> Iterator[list[tuple[FileRow, range]]]:
     """Stretches of files with about WRITE_BATCH chunks together."""
-    batch: list[tuple[_FileRow, range]] = []
+    batch: list[tuple[FileRow, range]] = []
     room = WRITE_BATCH
     for row in rows:
         first = row.file.first_chunk
@@ -240,7 +251,7 @@ def _add_files(
     connection: sqlite3.Connection,
     manifest: ManifestId,
     layout: Layout,
-    batch: Sequence[tuple[_FileRow, range]],
+    batch: Sequence[tuple[FileRow, range]],
 ) -> None:
     [tree] = connection.execute(
         "SELECT id FROM tree WHERE manifest = ?", (bytes(manifest),)
@@ -253,15 +264,14 @@ def _add_files(
             "INSERT OR REPLACE INTO name (tree, path, object) VALUES (?, ?, ?)",
             (tree, file.path, number),
         )
-        chunks += [
-            (layout.chunk(at).id[:KEY_BYTES], number, layout.place(at).offset) for at in stretch
-        ]
+        keys, offsets = layout.keys(stretch, KEY_BYTES), layout.offsets(stretch)
+        chunks += zip(keys, repeat(number), offsets, strict=False)
     # In the order of the table's own key: neighbouring pages are touched once.
     chunks.sort()
     connection.executemany("INSERT OR IGNORE INTO chunk (key, object, at) VALUES (?, ?, ?)", chunks)
 
 
-def _object(connection: sqlite3.Connection, row: _FileRow) -> int:
+def _object(connection: sqlite3.Connection, row: FileRow) -> int:
     """The number of a file object; one whose inode went to another file starts afresh."""
     file = row.file
     known = connection.execute(

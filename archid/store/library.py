@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -245,20 +246,38 @@ class Library:
             raise DiskFull(staging.path, needed_bytes=needed, available_bytes=free)
 
     def place(self, staging: Staging) -> None:
-        """Let the tree appear; raises ChunkMissing, StorageError."""
-        self.documents.sync()
-        manifest = staging.layout.manifest
-        staging.finish(self.trees.path(manifest))
+        """Let the tree appear; raises ChunkMissing, StorageError.
+
+        It is added to the index while the disk is busy with it: both take as long. What a crash
+        leaves there of a tree that never stood is removed at the next start.
+        """
+        manifest, layout = staging.layout.manifest, staging.layout
+        staging.seal()
+        files = self._index.files_of(layout, staging.path)
+        with ThreadPoolExecutor(1) as beside:
+            indexed = beside.submit(self._index.add_files_blocking, manifest, layout, files)
+            try:
+                self.documents.sync()
+                staging.finish(self.trees.path(manifest))
+            except BaseException:
+                with contextlib.suppress(StorageError):
+                    indexed.result()
+                    self._index.remove_tree_blocking(manifest)
+                raise
         self.stagings.placed(manifest)
-        self.add_placed(manifest)
+        self._stands(manifest, indexed.result)
 
     def add_placed(self, manifest: ManifestId) -> None:
         """A tree has come to stand: index it, then count it as held."""
+        tree = self.trees.path(manifest)
+        self._stands(
+            manifest, lambda: self._index.add_tree_blocking(manifest, self.layout(manifest), tree)
+        )
+
+    def _stands(self, manifest: ManifestId, index: Callable[[], None]) -> None:
         self.trees.reopen(manifest)
         try:
-            self._index.add_tree_blocking(
-                manifest, self.layout(manifest), self.trees.path(manifest)
-            )
+            index()
         except StorageError as error:
             # The index only saves work; what it misses is added at the next start.
             log.error("index_unusable", why=error.sentence)

@@ -30,6 +30,7 @@ from archid.store.tree_folder import TreeFolder, make_folder, open_folder, remov
 from protocol.layout import FileEntry, Layout
 
 MAX_OPEN_FILES: Final = 64
+WRITEBACK_BYTES: Final = 32 << 20
 SPACE_MARGIN_BYTES: Final = 16 << 20
 """Kept free for folders, databases and whatever else has to be written to finish."""
 
@@ -62,6 +63,8 @@ class Staging(Filling):
             if (home := layout.home(at)) != at:
                 self._repeats.setdefault(home, []).append(at)
         self.held_bytes = 0
+        self._dirty_bytes = 0
+        self._writeback: threading.Thread | None = None
 
     @classmethod
     def open(cls, path: Path, layout: Layout, *, threads: int = 2) -> Self:
@@ -149,10 +152,19 @@ class Staging(Filling):
                 self._uncount(n)
 
     def finish(self, target: Path) -> None:
-        """Make the tree appear at `target`, whole, read-only and on disk.
+        """Make the tree appear at `target`, whole, read-only and on disk; raises as `seal`.
 
-        Raises ChunkMissing when something is still missing, StorageError. After an error this
-        can be called again, also by the next process.
+        After an error this can be called again, also by the next process.
+        """
+        with self.lock:
+            self.seal()
+            place_tree(self.path, target)
+            self.folder.close()
+
+    def seal(self) -> None:
+        """Bring everything into its last state, but for the sync and the rename.
+
+        Raises ChunkMissing when something is still missing, StorageError.
         """
         with self.lock:
             for file in self.layout.files:
@@ -165,8 +177,6 @@ class Staging(Filling):
                 self._close_files()
             except OSError as error:
                 raise storage_error(error, self.path) from error
-            place_tree(self.path, target)
-            self.folder.close()
 
     # -- used by adoption, which brings whole files
 
@@ -250,9 +260,29 @@ class Staging(Filling):
             for write in writes[first:last]:
                 self._count(write.at)
             first = last
+            self._dirty_bytes += end - offset
+        if self._dirty_bytes >= WRITEBACK_BYTES and file.size_bytes >= WRITEBACK_BYTES:
+            # The disk begins while there is more to come, so that the sync at the end is short.
+            self._dirty_bytes = 0
+            self._start_writeback(fd)
         if not self._missing_of[file.number]:
             seal_file(fd, file)
             self._drop_open(file.number)
+
+    def _start_writeback(self, fd: int) -> None:
+        """One at a time, in a thread of its own: a disk that is busy takes its time."""
+        if self._writeback is not None and self._writeback.is_alive():
+            return
+        own = os.dup(fd)
+
+        def write_back() -> None:
+            try:
+                syscalls.start_writeback(own)
+            finally:
+                os.close(own)
+
+        self._writeback = threading.Thread(target=write_back, name="writeback", daemon=True)
+        self._writeback.start()
 
     def _fault(self, error: OSError, file: FileEntry) -> StorageError:
         fault = storage_error(error, self.path / file.path, needed_bytes=self.missing_bytes)

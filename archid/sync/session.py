@@ -280,11 +280,12 @@ class Session:
         if not wanted:
             raise Refusal(ErrorCode.CANCELLED, "nothing of it is wanted any more")
         try:
-            layout, among = self._library.readable_at_hand(
-                manifest, wanted
-            ) or await trio.to_thread.run_sync(self._library.readable, manifest, wanted)
+            found = self._library.readable_at_hand(manifest, wanted)
+            if found is None:
+                found = await trio.to_thread.run_sync(self._library.readable, manifest, wanted)
         except (NotFound, DocumentMissing) as error:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
+        layout, among = found
         picked = self._spans.pick(manifest, among, span_count=len(layout.spans))
         if picked is None:
             raise Refusal(ErrorCode.UNKNOWN_SPAN, "none of these spans is held here")
