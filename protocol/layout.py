@@ -71,11 +71,38 @@ class Span(NamedTuple):
         return range(self.first_chunk, self.first_chunk + self.chunk_count)
 
 
+def asked(span: Span, skip: bytes) -> list[range]:
+    """The chunks of a span that `skip` does not leave out, neighbours together."""
+    if not any(skip):
+        return [span.chunks] if span.chunk_count else []
+    found: list[range] = []
+    start: int | None = None
+    for n, at in enumerate(span.chunks):
+        if n // 8 < len(skip) and skip[n // 8] >> n % 8 & 1:
+            if start is not None:
+                found.append(range(start, at))
+            start = None
+        elif start is None:
+            start = at
+    if start is not None:
+        found.append(range(start, span.chunks.stop))
+    return found
+
+
 class Place(NamedTuple):
     """Where a chunk's bytes stand in the tree: `Layout.files[file]`, at `offset` bytes."""
 
     file: int
     offset: int
+
+
+class Stretch(NamedTuple):
+    """Neighbouring chunks of one file: `Layout.files[file]`, from `offset` on."""
+
+    file: int
+    offset: int
+    chunks: range
+    size_bytes: int
 
 
 class SpanChunk(NamedTuple):
@@ -148,6 +175,31 @@ class Layout:
     def offsets(self, chunks: range) -> array[int]:
         """Where neighbouring chunks stand in their files, in bytes."""
         return self._offsets[chunks.start : chunks.stop]
+
+    def lengths(self, chunks: range) -> array[int]:
+        """The lengths of neighbouring chunks in bytes."""
+        return self._lengths[chunks.start : chunks.stop]
+
+    def are_single(self, chunks: range) -> bool:
+        """Whether none of these chunks occurs anywhere else."""
+        if not self._repeats:
+            return True
+        first, repeats = self._first, self._repeats
+        return all(first[at] == at and at not in repeats for at in chunks)
+
+    def stretches(self, chunks: range) -> list[Stretch]:
+        """The same chunks, cut where a file ends."""
+        found = []
+        start = chunks.start
+        while start < chunks.stop:
+            number = self._file_of[start]
+            file = self.files[number]
+            stop = min(chunks.stop, file.first_chunk + file.chunk_count)
+            offset, last = self._offsets[start], stop - 1
+            size_bytes = self._offsets[last] + self._lengths[last] - offset
+            found.append(Stretch(number, offset, range(start, stop), size_bytes))
+            start = stop
+        return found
 
     def length(self, at: int) -> int:
         """The length in bytes of the chunk at a number."""

@@ -7,14 +7,15 @@ common: which spans are wanted and which of their chunks, and that nothing is wr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from blake3 import blake3
 
 from archid.store.errors import ChunkCorrupt
 from archid.store.syscalls import Buffer
-from protocol.layout import Layout, Span
+from protocol.ids import DIGEST_BYTES, ChunkId
+from protocol.layout import Layout, Span, asked
 
 
 class SpanBytes(NamedTuple):
@@ -23,6 +24,13 @@ class SpanBytes(NamedTuple):
     span: Span
     skip: bytes
     data: Buffer
+
+
+class Verified(NamedTuple):
+    """Neighbouring chunks, by their numbers, and their bytes, which were hashed just now."""
+
+    chunks: range
+    data: memoryview
 
 
 class Filling(ABC):
@@ -85,33 +93,51 @@ class Filling(ABC):
         was written is counted.
         """
         results: list[ChunkCorrupt | None] = []
-        good: list[tuple[int, Buffer]] = []
+        good: list[Verified] = []
         for span, skip, data in received:
             try:
                 good += self._verified(span, skip, data)
                 results.append(None)
             except ChunkCorrupt as fault:
                 results.append(fault)
-        self.write_chunks(good)
+        self.write_verified(good)
         return results
 
-    def _verified(self, span: Span, skip: bytes, data: Buffer) -> list[tuple[int, Buffer]]:
+    def write_verified(self, verified: Iterable[Verified]) -> None:
+        """Write what was verified just now; raises StorageError."""
+        lengths = self.layout.lengths
+        self.write_chunks(
+            (at, part)
+            for chunks, data in verified
+            for at, part in zip(chunks, _parts(data, lengths(chunks)), strict=True)
+        )
+
+    def _verified(self, span: Span, skip: bytes, data: Buffer) -> list[Verified]:
         view = memoryview(data)
-        chunks: list[tuple[int, Buffer]] = []
+        verified: list[Verified] = []
         start = 0
-        for n, at in enumerate(span.chunks):
-            if n // 8 < len(skip) and skip[n // 8] >> n % 8 & 1:
-                continue
-            ref = self.layout.chunk(at)
-            part = view[start : start + ref.length]
-            start += ref.length
-            if blake3(part).digest() != ref.id:
-                raise ChunkCorrupt(ref.id, f"in span {span.n} of piece {span.piece.short}")
-            chunks.append((at, part))
+        for chunks in asked(span, skip):
+            begin = start
+            for id_bytes, length in zip(
+                self.layout.keys(chunks, DIGEST_BYTES), self.layout.lengths(chunks), strict=True
+            ):
+                if blake3(view[start : start + length]).digest() != id_bytes:
+                    raise ChunkCorrupt(
+                        ChunkId(id_bytes), f"in span {span.n} of piece {span.piece.short}"
+                    )
+                start += length
+            verified.append(Verified(chunks, view[begin:start]))
         if start != len(view):
             raise ChunkCorrupt(
                 self.layout.chunk(span.first_chunk).id,
                 f"in span {span.n} of piece {span.piece.short}, which came with"
                 f" {len(view) - start} bytes too many",
             )
-        return chunks
+        return verified
+
+
+def _parts(data: memoryview, lengths: Iterable[int]) -> Iterator[memoryview]:
+    start = 0
+    for length in lengths:
+        yield data[start : start + length]
+        start += length

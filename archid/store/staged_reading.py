@@ -9,7 +9,7 @@ be given up, at any moment: then `NotFound` says that it is not here any more.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from blake3 import blake3
@@ -18,8 +18,8 @@ from archid.errors import NotFound
 from archid.store import syscalls
 from archid.store.errors import ChunkCorrupt, storage_error
 from archid.store.staging import Staging
-from protocol.ids import PieceId
-from protocol.layout import FileEntry, Layout, Place, Span
+from protocol.ids import DIGEST_BYTES, ChunkId, PieceId
+from protocol.layout import FileEntry, Layout, Span, asked
 
 
 def span_of(layout: Layout, piece: PieceId, n: int) -> Span:
@@ -61,43 +61,24 @@ def read_staged_span(staging: Staging, span: Span, skip: bytes) -> memoryview:
     staging has ended), ChunkCorrupt, StorageError.
     """
     layout = staging.layout
-    wanted = [
-        at
-        for n, at in enumerate(span.chunks)
-        if n // 8 >= len(skip) or not skip[n // 8] >> n % 8 & 1
-    ]
-    if not all(staging.is_held(at) for at in wanted):
+    wanted = asked(span, skip)
+    if not all(staging.is_held(at) for chunks in wanted for at in chunks):
         raise _unknown(layout, "it is not held whole yet")
-    view = memoryview(bytearray(sum(layout.length(at) for at in wanted)))
+    stretches = [stretch for chunks in wanted for stretch in layout.stretches(chunks)]
+    view = memoryview(bytearray(sum(stretch.size_bytes for stretch in stretches)))
     start = 0
-    for file, offset, run in _runs(layout, wanted):
-        length = sum(layout.length(at) for at in run)
-        _read(staging, file, view[start : start + length], offset)
-        start += length
+    for number, offset, _, size_bytes in stretches:
+        _read(staging, layout.files[number], view[start : start + size_bytes], offset)
+        start += size_bytes
     start = 0
-    for at in wanted:
-        ref = layout.chunk(at)
-        if blake3(view[start : start + ref.length]).digest() != ref.id:
-            staging.forget_chunk(at)
-            raise ChunkCorrupt(ref.id, f"in {staging.path}")
-        start += ref.length
+    for chunks in wanted:
+        ids, lengths = layout.keys(chunks, DIGEST_BYTES), layout.lengths(chunks)
+        for at, id_bytes, length in zip(chunks, ids, lengths, strict=True):
+            if blake3(view[start : start + length]).digest() != id_bytes:
+                staging.forget_chunk(at)
+                raise ChunkCorrupt(ChunkId(id_bytes), f"in {staging.path}")
+            start += length
     return view
-
-
-def _runs(layout: Layout, wanted: Sequence[int]) -> Iterator[tuple[FileEntry, int, list[int]]]:
-    """Chunks that stand one after the other in one file, to be read in one call."""
-    run: list[int] = []
-    first = end = Place(0, 0)
-    for at in wanted:
-        place = layout.place(at)
-        if not run or place != end:
-            if run:
-                yield layout.files[first.file], first.offset, run
-            run, first = [], place
-        run.append(at)
-        end = Place(place.file, place.offset + layout.length(at))
-    if run:
-        yield layout.files[first.file], first.offset, run
 
 
 def _read(staging: Staging, file: FileEntry, view: memoryview, offset: int) -> None:

@@ -22,12 +22,12 @@ from archid.errors import NotFound, StorageError
 from archid.store import syscalls
 from archid.store.chunk_reading import READ_BYTES, check_chunks, chunks_of
 from archid.store.errors import ChunkMissing, DiskFull, storage_error
-from archid.store.filling import Filling
+from archid.store.filling import Filling, Verified
 from archid.store.placing import make_bare_entries, place_tree, seal_file, seal_folders
 from archid.store.resuming import resume
 from archid.store.syscalls import Buffer
 from archid.store.tree_folder import TreeFolder, make_folder, open_folder, remove_tree
-from protocol.layout import FileEntry, Layout
+from protocol.layout import FileEntry, Layout, Stretch
 
 MAX_OPEN_FILES: Final = 64
 WRITEBACK_BYTES: Final = 32 << 20
@@ -131,6 +131,21 @@ class Staging(Filling):
         with self.lock:
             self._write(chunks)
 
+    def write_verified(self, verified: Iterable[Verified]) -> None:
+        """As `Filling` says; what is new and stands at one place only is written as it came."""
+        others: list[Verified] = []
+        with self.lock:
+            for chunks, data in verified:
+                start = 0
+                for stretch in self.layout.stretches(chunks):
+                    part = data[start : start + stretch.size_bytes]
+                    start += stretch.size_bytes
+                    if self._is_new(stretch.chunks):
+                        self._write_stretch(stretch, part)
+                    else:
+                        others.append(Verified(stretch.chunks, part))
+            super().write_verified(others)
+
     def open_for_reading(self, file: FileEntry) -> int:
         """A descriptor of a staged file, the caller's to close; raises OSError.
 
@@ -226,6 +241,33 @@ class Staging(Filling):
             if checked.data is not None:
                 self._write([(home, checked.data)])
 
+    def _is_new(self, chunks: range) -> bool:
+        held = self._held.find(1, chunks.start, chunks.stop)
+        return held < 0 and self.layout.are_single(chunks)
+
+    def _write_stretch(self, stretch: Stretch, data: memoryview) -> None:
+        file, chunks = self.layout.files[stretch.file], stretch.chunks
+        try:
+            fd = self._open_for_writing(file)
+            syscalls.pwrite_all(fd, data, stretch.offset)
+            self._held[chunks.start : chunks.stop] = b"\1" * len(chunks)
+            self.held_bytes += stretch.size_bytes
+            self._missing_of[file.number] -= len(chunks)
+            self._written(fd, file, stretch.size_bytes)
+        except OSError as error:
+            raise self._fault(error, file) from error
+
+    def _written(self, fd: int, file: FileEntry, size_bytes: int) -> None:
+        """So many bytes of a file were written and counted."""
+        self._dirty_bytes += size_bytes
+        if not self._missing_of[file.number]:
+            seal_file(fd, file)
+            self._drop_open(file.number)
+        elif self._dirty_bytes >= WRITEBACK_BYTES:
+            # The disk begins while there is more to come, so that the sync at the end is short.
+            self._dirty_bytes = 0
+            self._start_writeback(fd)
+
     def _write(self, chunks: Iterable[tuple[int, Buffer]]) -> None:
         place, home, held = self.layout.place, self.layout.home, self._held
         writes = [
@@ -260,14 +302,7 @@ class Staging(Filling):
             for write in writes[first:last]:
                 self._count(write.at)
             first = last
-            self._dirty_bytes += end - offset
-        if self._dirty_bytes >= WRITEBACK_BYTES and file.size_bytes >= WRITEBACK_BYTES:
-            # The disk begins while there is more to come, so that the sync at the end is short.
-            self._dirty_bytes = 0
-            self._start_writeback(fd)
-        if not self._missing_of[file.number]:
-            seal_file(fd, file)
-            self._drop_open(file.number)
+        self._written(fd, file, sum(self.layout.length(write.at) for write in writes))
 
     def _start_writeback(self, fd: int) -> None:
         """One at a time, in a thread of its own: a disk that is busy takes its time."""

@@ -27,8 +27,8 @@ from archid.store.syscalls import Buffer
 from archid.store.tree_folder import FOLDER_MODE, TreeFolder, remove_tree
 from archid.store.verify import Damage, verify_tree
 from protocol.errors import FormatError
-from protocol.ids import ManifestId, PieceId
-from protocol.layout import FileEntry, Layout, Place, Span
+from protocol.ids import DIGEST_BYTES, ManifestId, PieceId
+from protocol.layout import FileEntry, Layout, Place, Span, asked
 
 log = get_logger(__name__)
 
@@ -104,24 +104,25 @@ class TreeStore:
         Raises ChunkCorrupt when a chunk does not hold at any of its places, NotFound when the
         tree is not here, StorageError.
         """
-        wanted: Sequence[int] = span.chunks
-        if skip:
-            wanted = [
-                at
-                for n, at in enumerate(span.chunks)
-                if n // 8 >= len(skip) or not skip[n // 8] >> n % 8 & 1
-            ]
-        refs = [layout.chunk(at) for at in wanted]
-        view = memoryview(bytearray(sum(ref.length for ref in refs)))
+        wanted = asked(span, skip)
+        stretches = [stretch for chunks in wanted for stretch in layout.stretches(chunks)]
+        view = memoryview(bytearray(sum(stretch.size_bytes for stretch in stretches)))
         with self._reading(layout.manifest, layout) as tree:
-            self._fill(tree, layout, wanted, view)
             start = 0
-            for at, ref in zip(wanted, refs, strict=True):
-                part = view[start : start + ref.length]
-                if blake3(part).digest() != ref.id:
-                    self._mark(layout, at)
-                    self._fill_from_repeat(tree, layout, at, part)
-                start += ref.length
+            for file, offset, _, size_bytes in stretches:
+                # What cannot be read is left as it was: its hash will not hold.
+                place = Place(file, offset)
+                self._read(tree, layout, place, view[start : start + size_bytes])
+                start += size_bytes
+            start = 0
+            for chunks in wanted:
+                ids, lengths = layout.keys(chunks, DIGEST_BYTES), layout.lengths(chunks)
+                for at, id_bytes, length in zip(chunks, ids, lengths, strict=True):
+                    part = view[start : start + length]
+                    if blake3(part).digest() != id_bytes:
+                        self._mark(layout, at)
+                        self._fill_from_repeat(tree, layout, at, part)
+                    start += length
         return [view] if view else []
 
     def rotten(self, manifest: ManifestId) -> frozenset[int]:
@@ -320,28 +321,6 @@ class TreeStore:
         return NotFound(
             f"The tree of the manifest {manifest.short} is not here", code="unknown_manifest"
         )
-
-    def _fill(
-        self, tree: _OpenTree, layout: Layout, wanted: Sequence[int], view: memoryview
-    ) -> None:
-        """Read chunks one after the other into `view`, neighbours of a file in one call.
-
-        What cannot be read is left as it was: its hash will not hold.
-        """
-        start = 0
-        first = 0
-        while first < len(wanted):
-            place = layout.place(wanted[first])
-            length = 0
-            last = first
-            while last < len(wanted):
-                if layout.place(wanted[last]) != Place(place.file, place.offset + length):
-                    break
-                length += layout.length(wanted[last])
-                last += 1
-            self._read(tree, layout, place, view[start : start + length])
-            start += length
-            first = last
 
     def _read(self, tree: _OpenTree, layout: Layout, place: Place, view: memoryview) -> None:
         path = layout.files[place.file].path

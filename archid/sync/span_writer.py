@@ -31,7 +31,9 @@ class SpanWriter:
         self._filling = filling
         self._turn = trio.StrictFIFOLock()
         self._waiting: list[_Waiting] = []
-        self._at_work = threading.Condition()
+        self._at_work = threading.Lock()
+        self._idle = threading.Event()
+        self._idle.set()
         self._taking = 0
         self._closed = False
 
@@ -44,23 +46,22 @@ class SpanWriter:
             if self._closed:
                 return
             self._taking += 1
+            self._idle.clear()
         try:
             self._filling.write_span(*received)
         finally:
             with self._at_work:
                 self._taking -= 1
-                self._at_work.notify_all()
+                if not self._taking:
+                    self._idle.set()
 
     async def close(self) -> None:
         """From now on nothing is taken; returns when what was being taken is counted."""
-        self._closed = True
-        with trio.CancelScope(shield=True):
-            if self._taking:
-                await trio.to_thread.run_sync(self._wait_for_takers)
-
-    def _wait_for_takers(self) -> None:
         with self._at_work:
-            self._at_work.wait_for(lambda: not self._taking)
+            self._closed = True
+        if not self._idle.is_set():
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(self._idle.wait)
 
     async def write(self, received: SpanBytes) -> None:
         """Return when the span is verified and written.
