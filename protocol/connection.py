@@ -55,6 +55,7 @@ from protocol.messages import (
     Welcome,
     printable,
 )
+from protocol.negotiation import CannotTalk, negotiate
 from protocol.request_book import RequestBook
 
 __all__ = [
@@ -71,14 +72,6 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-
-
-class _PeerError(ProtocolError):
-    """Ends the connection with another code than the usual ones."""
-
-    def __init__(self, code: ErrorCode, text: str) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 class Connection:
@@ -188,7 +181,7 @@ class Connection:
 
     @staticmethod
     def _code_of(error: ProtocolError) -> ErrorCode:
-        if isinstance(error, _PeerError):
+        if isinstance(error, CannotTalk):
             return error.code
         over = isinstance(error, LimitExceeded)
         return ErrorCode.LIMIT_EXCEEDED if over else ErrorCode.PROTOCOL_ERROR
@@ -357,25 +350,10 @@ class Connection:
         return event
 
     def _receive_hello(self, theirs: Hello) -> Event:
-        ours = self.hello
-        if theirs.min_version > theirs.max_version:
-            raise FormatError("Hello: min_version is greater than max_version")
-        version = min(ours.max_version, theirs.max_version)
-        if version < max(ours.min_version, theirs.min_version):
-            raise _PeerError(
-                ErrorCode.VERSION_MISMATCH,
-                f"this side speaks versions {ours.min_version} to {ours.max_version}, the other"
-                f" {theirs.min_version} to {theirs.max_version}",
-            )
-        client, server = (ours, theirs) if self.side is Side.CLIENT else (theirs, ours)
-        newcomer = self._joining and client.fleet is None
-        if server.fleet is None or (client.fleet != server.fleet and not newcomer):
-            raise _PeerError(ErrorCode.WRONG_FLEET, "the two sides belong to different fleets")
-        if theirs.node is None and not (self._joining and theirs is client):
-            raise FormatError("Hello names no node")
+        version = negotiate(self.hello, theirs, side=self.side, joining=self._joining)
         self.peer_hello = theirs
         self.version = version
-        self.features = frozenset(ours.features) & frozenset(theirs.features)
+        self.features = frozenset(self.hello.features) & frozenset(theirs.features)
         self._follow(Trigger.JOIN_HELLO_RECEIVED if self._joining else Trigger.HELLO_RECEIVED)
         return HelloReceived(theirs, version, self.features)
 

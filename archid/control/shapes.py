@@ -98,6 +98,7 @@ PEER: Final = opened(
     **AMOUNTS,
     content_in_bytes_per_s=NUMBER,
     content_out_bytes_per_s=NUMBER,
+    lane=BOOLEAN,
     software=TEXT,
     reason=nullable(TEXT),
     last_error=nullable(TEXT),

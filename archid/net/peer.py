@@ -7,17 +7,14 @@ believed (`archid.net.admission`), and whoever holds the peer answers its reques
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias, TypeVar, cast, overload
+from typing import Final, TypeAlias
 
 import trio
 
-from archid.errors import ArchidError
-from archid.net.errors import PeerRefused, PeerTooSlow
-from archid.net.lane import Lane, LaneAnswer, TakenSpan, Taker
-from archid.net.pump import Pump
+from archid.net.asking import Asking
+from archid.net.lane import Lane, LaneAnswer, TakenSpan
 from archid.net.settings import PeerSettings
 from archid.net.tls import TLSStream
 from archid.net.traffic import Meter, Traffic, gossip_bytes
@@ -52,28 +49,13 @@ from protocol.messages import (
     WantLane,
 )
 
-A = TypeVar("A", bound=Answer)
 LaneSendable: TypeAlias = "Picked | SpanAnswer | Refused"
 
-PROGRESS_BYTES: Final = 64 * 1024
-"""Less than this within a request's time is not content that comes, only talk."""
 _NOTICES: Final = 64
 _STEPS: Final = 16
 
 
-@dataclass
-class _Waiting:
-    """A request of ours that is not fully answered."""
-
-    request: Request
-    answers: list[Answer] = field(default_factory=list)
-    on_part: Callable[[Answer], None] | None = None
-    taker: Taker | None = None
-    error: ArchidError | None = None
-    done: trio.Event = field(default_factory=trio.Event)
-
-
-class Peer(Pump):
+class Peer(Asking):
     """The other end of an admitted connection; made by `archid.net.admission.open_peer`.
 
     `requests` gives the peer's requests; each must be answered once, with `answer` or `refuse`.
@@ -96,8 +78,6 @@ class Peer(Pump):
         self.proof = b""
         """What it showed, as it came: to be judged again when the head changes."""
         self._facts: NodeFacts | None = None
-        self._waiting: dict[int, _Waiting] = {}
-        self._slot_freed = trio.Event()
         self._cancelled: set[int] = set()
         # The machine bounds the peer's open requests, so that these two never overflow.
         most = MAX_OUTSTANDING_REQUESTS
@@ -105,7 +85,6 @@ class Peer(Pump):
         self._early_in, self.early_requests = trio.open_memory_channel[Request](most)
         self._notices_in, self.notices = trio.open_memory_channel[Message](_NOTICES)
         self._steps_in, self.steps = trio.open_memory_channel[Event](_STEPS)
-        self._span_bytes_received = 0
         self._span_bytes_sent = 0
         self._gossip_bytes_received = 0
         self._gossip_bytes_sent = 0
@@ -113,7 +92,6 @@ class Peer(Pump):
         """Where answers to requests for spans go through, once it stands."""
         self.lane_wanted = trio.Event()
         self._begun_in_tls: set[int] = set()
-        self.content_in = Meter()
         self.content_out = Meter()
 
     # Who it is
@@ -147,11 +125,16 @@ class Peer(Pump):
         return self.connection.side is Side.CLIENT
 
     @property
+    def received_bytes(self) -> int:
+        by_lane = self.lane.wire_bytes_received if self.lane else 0
+        return super().received_bytes + by_lane
+
+    @property
     def traffic(self) -> Traffic:
-        lane = self.lane
+        by_lane = self.lane.wire_bytes_sent if self.lane else 0
         return Traffic(
-            self.stream.wire_bytes_received + (lane.wire_bytes_received if lane else 0),
-            self.stream.wire_bytes_sent + (lane.wire_bytes_sent if lane else 0),
+            self.received_bytes,
+            self.stream.wire_bytes_sent + by_lane,
             self._span_bytes_received + self.connection.late_span_bytes,
             self._span_bytes_sent,
             self._gossip_bytes_received,
@@ -161,103 +144,6 @@ class Peer(Pump):
     def __repr__(self) -> str:
         who = self._facts.name if self._facts else "unproven"
         return f"<Peer {who} at {self.remote}>"
-
-    # Asking
-
-    @overload
-    async def request(self, message: Request, *, timeout_s: float | None = None) -> Answer: ...
-
-    @overload
-    async def request(
-        self,
-        message: Request,
-        answer_type: type[A],
-        *,
-        timeout_s: float | None = None,
-        taker: Taker | None = None,
-    ) -> A: ...
-
-    async def request(
-        self,
-        message: Request,
-        answer_type: type[Answer] = Answer,
-        *,
-        timeout_s: float | None = None,
-        taker: Taker | None = None,
-    ) -> Answer:
-        """Send a request under a new number and return its answer.
-
-        `answer_type` only tells a type checker what the machine makes sure of anyway. Raises
-        PeerRefused, PeerTooSlow after `timeout_s` (the settings have a default), PeerLost.
-        A cancelled wait tells the peer that the answer is no longer needed.
-        """
-        [answer] = await self.request_all(message, timeout_s=timeout_s, taker=taker)
-        if not isinstance(answer, answer_type):
-            raise TypeError(f"{type(message).__name__} is not answered by {answer_type.__name__}")
-        return answer
-
-    async def request_all(
-        self,
-        message: Request | Callable[[], Request],
-        *,
-        timeout_s: float | None = None,
-        on_part: Callable[[Answer], None] | None = None,
-        taker: Taker | None = None,
-    ) -> list[Answer]:
-        """The same for requests whose answer has several parts (GetPieces, GetAny).
-
-        `on_part` is called with each part as soon as it is in. What to ask may be given as a
-        function, which is called when it goes out, and not at all if it never does. A span that
-        comes through a lane is given to `taker` there, and its answer is a TakenSpan.
-        """
-        limit_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
-        number = 0
-        deadline = trio.current_time() + limit_s
-        try:
-            with trio.move_on_at(deadline):
-                await self._wait_for_slot()
-                # No await from taking the number to sending: numbers go out in their order.
-                asked = message if isinstance(message, Request) else message()
-                number = self.connection.next_request()
-                waiting = self._waiting[number] = _Waiting(
-                    _numbered(asked, number), on_part=on_part, taker=taker
-                )
-                self.push(waiting.request)
-            if number and await self._answered(waiting, deadline, limit_s):
-                if waiting.error is not None:
-                    raise waiting.error
-                return waiting.answers
-        finally:
-            unanswered = self._waiting.pop(number, None)
-            if unanswered and not unanswered.done.is_set() and not self.closed.is_set():
-                self.push(Cancel(number))
-        raise PeerTooSlow(
-            f"{self.remote} did not answer {_name(message)} within {limit_s:g} seconds"
-        )
-
-    async def _answered(self, waiting: _Waiting, deadline: float, limit_s: float) -> bool:
-        """Wait for the answer; False when it does not come in time.
-
-        Content may take longer for as long as bytes come: on a slow or limited line what has come
-        of a span would be thrown away, and asked for again. The fetch plan knows when to give up.
-        """
-        patient = isinstance(waiting.request, GetSpan | GetAny)
-        while not waiting.done.is_set():
-            received_bytes = self.traffic.received_bytes
-            with trio.move_on_at(deadline):
-                await waiting.done.wait()
-                break
-            deadline += limit_s
-            if not patient or self.traffic.received_bytes - received_bytes < PROGRESS_BYTES:
-                return False
-        return True
-
-    async def _wait_for_slot(self) -> None:
-        await self.outbox.wait_for_room()
-        while (
-            self.connection.open_requests >= MAX_OUTSTANDING_REQUESTS and not self.closed.is_set()
-        ):
-            await self._slot_freed.wait()
 
     # Answering and telling
 
@@ -300,11 +186,6 @@ class Peer(Pump):
         """What came through the lane was not from this peer, or not what a lane carries."""
         self._take_lane_events(self.connection.lane_broke(error))
 
-    def taker_of(self, request: int) -> Taker | None:
-        """Who takes the span that answers a request of ours; called in any thread."""
-        waiting = self._waiting.get(request)
-        return None if waiting is None else waiting.taker
-
     def take_from_lane(self, answer: LaneAnswer) -> None:
         """An answer has come through the lane; the bytes of a span were taken already."""
         if self.closed.is_set():
@@ -316,7 +197,7 @@ class Peer(Pump):
             size_bytes = answer.size_bytes
         events = self.connection.receive_by_lane(plain, size_bytes=size_bytes)
         if any(isinstance(event, MessageReceived) for event in events):
-            self._take_answer(answer)
+            self.take_answer(answer)
         self._take_lane_events(events)
 
     def _take_lane_events(self, events: Iterable[Event]) -> None:
@@ -324,7 +205,7 @@ class Peer(Pump):
         for event in events:
             if isinstance(event, ConnectionEnded):
                 self.end(self._why(event))
-        self._free_slot()
+        self.free_slot()
 
     def _goes_by_lane(self, message: Answer | Refused) -> bool:
         """All parts of an answer go the same way: whichever was open when it began."""
@@ -387,17 +268,13 @@ class Peer(Pump):
             await self._receive(event.message, event.request)
         elif isinstance(event, HelloReceived | ProofReceived | Admitted):
             self._step(event)
-        self._free_slot()
-
-    def _free_slot(self) -> None:
-        self._slot_freed.set()
-        self._slot_freed = trio.Event()
+        self.free_slot()
 
     async def _receive(self, message: Message, request: Request | None) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             if isinstance(message, Answer | Refused):
                 if request is not None:
-                    self._take_answer(message)
+                    self.take_answer(message)
             elif isinstance(message, Request):
                 early = self.connection.state is not State.ADMITTED
                 (self._early_in if early else self._requests_in).send_nowait(message)
@@ -409,42 +286,11 @@ class Peer(Pump):
                 self._gossip_bytes_received += gossip_bytes(message)
                 await self._notices_in.send(message)
 
-    def _take_answer(self, message: Answer | Refused) -> None:
-        waiting = self._waiting.get(message.request)
-        if waiting is None:
-            return
-        if isinstance(message, SpanAnswer):
-            moved = message.size_bytes if isinstance(message, TakenSpan) else len(message.data)
-            self._span_bytes_received += moved
-            self.content_in.count(moved, now=trio.current_time())
-        if isinstance(message, Refused):
-            waiting.error = PeerRefused(self.remote, message.code, message.text)
-            waiting.done.set()
-        else:
-            waiting.answers.append(message)
-            if waiting.on_part is not None:
-                waiting.on_part(message)
-            if len(waiting.answers) == waiting.request.answer_count:
-                waiting.done.set()
-
     def on_end(self) -> None:
-        for waiting in self._waiting.values():
-            waiting.error = self.gone()
-            waiting.done.set()
-        self._slot_freed.set()
+        super().on_end()
         if self.lane is not None:
             self.lane.end()
         for channel in (self._requests_in, self._early_in):
             channel.close()
         self._notices_in.close()
         self._steps_in.close()
-
-
-def _name(message: Request | Callable[[], Request]) -> str:
-    return type(message).__name__ if isinstance(message, Request) else "a request"
-
-
-def _numbered(message: Request, number: int) -> Request:
-    """The same request under this number. All messages are dataclasses; their base is not."""
-    numbered: Request = replace(cast("Any", message), request=number)
-    return numbered

@@ -88,7 +88,8 @@ def _connected(here: list[Json], sums: dict[str, Json], *, view: View) -> Table:
         who = _who(one) if view.wide else Text("\n").join([_who(one), address])
         if view.verbose:
             times = figures.count(known.get("connections", 1), "connection")
-            who.append(f"\n{one['node'][:12]} {one['software']}, {times}", style="quiet")
+            lane = ", content by a lane" if one["lane"] else ""
+            who.append(f"\n{one['node'][:12]} {one['software']}, {times}{lane}", style="quiet")
         made.add_row(
             who, *([address] if view.wide else []), *(cells[name] for name in figures_shown)
         )

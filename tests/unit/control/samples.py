@@ -27,6 +27,7 @@ PEER: dict[str, Any] = {
     "gossip_sent_bytes": 8_000,
     "content_in_bytes_per_s": 41_200_000.0,
     "content_out_bytes_per_s": 0.0,
+    "lane": False,
     "software": "0.1.0",
     "reason": None,
     "last_error": None,

@@ -1,0 +1,244 @@
+"""Lanes over real sockets: spans arrive whole at their takers, and nothing else is believed."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+import trio.testing
+
+from archid.errors import ArchidError
+from archid.net.errors import PeerLost
+from archid.net.lane import Lane, LaneAnswer, TakenSpan, Taker
+from archid.net.pacing import Pacer
+from archid.net.token_bucket import TokenBucket
+from archid.store.errors import ChunkCorrupt
+from protocol.connection_states import Side
+from protocol.errors import LimitExceeded
+from protocol.ids import ChunkId, PieceId
+from protocol.lane import LENGTH, LaneBroken
+from protocol.limits import MIB
+from protocol.messages import ErrorCode, LaneProof, Picked, Refused, SpanAnswer
+from tests.vectors.make_lane import SECRET
+
+PIECE = PieceId(b"p" * 32)
+
+
+@dataclass
+class End:
+    """One end of a lane and what has come to it."""
+
+    lane: Lane = field(init=False)
+    answers: list[LaneAnswer] = field(default_factory=list)
+    came: trio.Event = field(default_factory=trio.Event)
+    taken: dict[int, bytes] = field(default_factory=dict)
+    threads: set[int] = field(default_factory=set)
+    fault: ArchidError | None = None
+    wants: Callable[[int], bool] = lambda _: True
+
+    def taker_of(self, request: int) -> Taker | None:
+        def take(_piece: PieceId, _n: int, data: memoryview) -> None:
+            self.threads.add(threading.get_ident())
+            if self.fault is not None:
+                raise self.fault
+            self.taken[request] = bytes(data)
+
+        return take if self.wants(request) else None
+
+    def heard(self, answer: LaneAnswer) -> None:
+        self.answers.append(answer)
+        self.came.set()
+        self.came = trio.Event()
+
+    async def wait_for(self, count: int) -> None:
+        with trio.fail_after(20):
+            while len(self.answers) < count:
+                await self.came.wait()
+
+
+def end_of(connected: socket.socket, side: Side, pacers: tuple[Pacer, Pacer]) -> End:
+    end = End()
+    end.lane = Lane(
+        connected,
+        SECRET,
+        side,
+        taker_of=end.taker_of,
+        on_answer=end.heard,
+        pacer_out=pacers[0],
+        pacer_in=pacers[1],
+        dead_after_s=20,
+    )
+    return end
+
+
+def lane_pair(out: Pacer | None = None) -> tuple[End, End]:
+    """A client's end and a server's, over TCP; `out` paces what the server sends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = socket.create_connection(listener.getsockname())
+        other, _ = listener.accept()
+    return (
+        end_of(one, Side.CLIENT, (Pacer(), Pacer())),
+        end_of(other, Side.SERVER, (out or Pacer(), Pacer())),
+    )
+
+
+async def prove(client: End, server: End) -> None:
+    with trio.fail_after(20):
+        await client.lane.send(LaneProof)
+        await server.lane.receive_proof()
+        await server.lane.send(LaneProof)
+        await client.lane.receive_proof()
+
+
+async def test_spans_arrive_at_their_takers_in_another_thread() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    spans = {n: bytes([n]) * (MIB + n) for n in range(1, 6)}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.lane.run)
+        for n, data in spans.items():
+            await server.lane.send(lambda n=n: Picked(n, 0, n))  # type: ignore[misc]
+            await server.lane.send(lambda n=n, data=data: SpanAnswer(n, PIECE, n, data))  # type: ignore[misc]
+        await server.lane.send(lambda: Refused(9, ErrorCode.BUSY, "busy"))
+        await client.wait_for(11)
+        client.lane.end()
+    assert client.taken == spans
+    assert threading.get_ident() not in client.threads
+    assert client.answers[0] == Picked(1, 0, 1)
+    assert client.answers[1] == TakenSpan(1, PIECE, 1, b"", MIB + 1, None)
+    assert client.answers[-1] == Refused(9, ErrorCode.BUSY, "busy")
+    assert client.lane.wire_bytes_received == server.lane.wire_bytes_sent
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_what_a_taker_finds_wrong_comes_with_the_answer() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    client.fault = ChunkCorrupt(ChunkId(b"c" * 32), "in a test")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.lane.run)
+        await server.lane.send(lambda: SpanAnswer(1, PIECE, 0, b"wrong"))
+        await client.wait_for(1)
+        client.lane.end()
+    assert client.answers == [TakenSpan(1, PIECE, 0, b"", 5, client.fault)]
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_a_span_that_nobody_waits_for_is_passed_over() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    client.wants = lambda request: request == 2
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.lane.run)
+        for n in (1, 2):
+            await server.lane.send(lambda n=n: SpanAnswer(n, PIECE, 0, b"bytes"))  # type: ignore[misc]
+        await client.wait_for(2)
+        client.lane.end()
+    assert client.taken == {2: b"bytes"}
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_bytes_of_anybody_else_end_the_lane_and_reach_no_taker() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    with server.lane._socket.dup() as stolen:
+        stolen.send(LENGTH.pack(68) + bytes(68))
+    with pytest.raises(LaneBroken):
+        await client.lane.run()
+    assert not client.taken
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_a_length_beyond_all_bounds_is_refused_before_it_is_read() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    with server.lane._socket.dup() as stolen:
+        stolen.send(LENGTH.pack(2**32 - 1))
+    with pytest.raises(LimitExceeded):
+        await client.lane.run()
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_the_other_ends_end_is_told() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    server.lane.close()
+    with trio.fail_after(20), pytest.raises(PeerLost):
+        await client.lane.run()
+    client.lane.close()
+
+
+async def test_ending_a_lane_ends_who_receives_and_who_sends() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    failed: list[PeerLost] = []
+
+    async def send_much() -> None:
+        try:
+            while True:
+                await server.lane.send(lambda: SpanAnswer(1, PIECE, 0, bytes(MIB)))
+        except PeerLost as error:
+            failed.append(error)
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_much)  # nobody reads: it waits soon
+            nursery.start_soon(server.lane.run)
+            await trio.testing.wait_all_tasks_blocked()
+            server.lane.end()
+    assert failed
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_a_cancelled_send_ends_the_lane() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+
+            async def send_much() -> None:
+                while True:
+                    await server.lane.send(lambda: SpanAnswer(1, PIECE, 0, bytes(MIB)))
+
+            nursery.start_soon(send_much)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert server.lane.ended
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_a_limited_lane_takes_for_every_byte() -> None:
+    bucket = TokenBucket(50_000_000, now=trio.current_time())
+    pacer = Pacer([bucket])
+    pacer.limits_changed(16_384)
+    taken: list[int] = []
+    inner = pacer.take
+
+    async def counted(size_bytes: int) -> None:
+        taken.append(size_bytes)
+        await inner(size_bytes)
+
+    pacer.take = counted  # type: ignore[method-assign]
+    client, server = lane_pair(pacer)
+    await prove(client, server)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.lane.run)
+        await server.lane.send(lambda: SpanAnswer(1, PIECE, 0, bytes(MIB)))
+        await client.wait_for(1)
+        client.lane.end()
+    assert sum(taken) == server.lane.wire_bytes_sent
+    assert max(taken) <= 16_384
+    assert client.taken == {1: bytes(MIB)}
+    client.lane.close()
+    server.lane.close()
