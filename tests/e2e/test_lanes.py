@@ -36,6 +36,10 @@ def connection_to(node: FleetNode, name: str) -> dict[str, Any]:
     return dict(found)
 
 
+def admitted(status: dict[str, Any]) -> bool:
+    return any(one["state"] == "admitted" for one in status["peers"])
+
+
 def same_content(fleet: LocalFleet, node: FleetNode) -> bool:
     placed = node.scripts / "releases" / "film" / "feature" / "film.led"
     return placed.read_bytes() == (fleet.base / "long" / "film.led").read_bytes()
@@ -81,9 +85,9 @@ def test_content_goes_by_a_lane_again_when_central_has_come_back(
 ) -> None:
     salle = fleet.nodes["lyon-1-salle"]
     fleet.central.process.stop()
-    salle.wait(lambda status: not status["peers"], what="central leaving")
+    salle.wait(lambda status: not admitted(status), what="central leaving")
     fleet.central.process.start()
-    salle.wait(lambda status: bool(status["peers"]), what="central coming back")
+    salle.wait(admitted, what="central coming back")
     folder = tmp_path / "next"
     folder.mkdir()
     (folder / "film.led").write_bytes((fleet.base / "long" / "film.led").read_bytes()[::-1])
