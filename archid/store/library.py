@@ -258,7 +258,7 @@ class Library:
             indexed = beside.submit(self._index.add_files_blocking, manifest, layout, files)
             try:
                 self.documents.sync()
-                staging.finish(self.trees.path(manifest))
+                staging.appear(self.trees.path(manifest))
             except BaseException:
                 with contextlib.suppress(StorageError):
                     indexed.result()

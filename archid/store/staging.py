@@ -171,8 +171,12 @@ class Staging(Filling):
 
         After an error this can be called again, also by the next process.
         """
+        self.seal()
+        self.appear(target)
+
+    def appear(self, target: Path) -> None:
+        """What is left after `seal`: the sync and the rename. Raises StorageError."""
         with self.lock:
-            self.seal()
             place_tree(self.path, target)
             self.folder.close()
 
