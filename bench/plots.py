@@ -92,7 +92,7 @@ def _draw_one(chart: Chart, axis: Any) -> None:
     axis.set_title(f"{chart.title}{unit} ({better}{scale})", loc="left", fontsize=10, color=INK)
     if chart.goal is not None:
         axis.axvline(chart.goal, color=GOAL, linewidth=1.2, linestyle=(0, (4, 2)), zorder=2)
-        axis.set_title(f"goal {chart.goal:,.4g}", loc="right", fontsize=8.5, color=GOAL)
+        axis.set_xlabel(f"goal {chart.goal:,.4g}", loc="right", fontsize=8.5, color=GOAL)
     axis.tick_params(labelsize=9, colors=INK, length=0)
     axis.grid(axis="x", color="#e6eaec", linewidth=0.8)
     axis.set_axisbelow(True)

@@ -124,6 +124,6 @@ def report(figures: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _charts(figures: Mapping[str, Any]) -> Iterator[Chart]:
-    for key, what in {"p50": "half of the answers", "p99": "99 of 100", "max": "all"}.items():
+    for key, what in {"p50": "p50", "p99": "p99", "max": "the slowest"}.items():
         bars = {name: one[key] for name, one in figures["answers_ms"].items()}
-        yield Chart(f"Answer to status: {what} within", "ms", bars, goal=GOAL_MS)
+        yield Chart(f"Answers to status: {what}", "ms", bars, goal=GOAL_MS)
