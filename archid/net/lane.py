@@ -218,6 +218,8 @@ class Lane:
             token.run_sync_soon(self._on_answer, answer)
 
         while not self._ended:
+            # A burst may end anywhere: what is still to come can be less than was waited for last.
+            self._wait_for_more()
             await trio.lowlevel.wait_readable(self._socket)
             before_bytes, paced = self.wire_bytes_received, not self._pacer_in.unlimited
             most_bytes = self._pacer_in.slice_bytes if paced else BURST_BYTES

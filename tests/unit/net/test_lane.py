@@ -20,7 +20,7 @@ from archid.store.errors import ChunkCorrupt
 from protocol.connection_states import Side
 from protocol.errors import LimitExceeded
 from protocol.ids import ChunkId, PieceId
-from protocol.lane import LENGTH, LaneBroken
+from protocol.lane import LENGTH, SPAN_ROOM_BYTES, LaneBroken
 from protocol.limits import MIB
 from protocol.messages import ErrorCode, LaneProof, Picked, Refused, SpanAnswer
 from tests.vectors.make_lane import SECRET
@@ -75,13 +75,13 @@ def end_of(connected: socket.socket, side: Side, pacers: tuple[Pacer, Pacer]) ->
     return end
 
 
-def lane_pair(out: Pacer | None = None) -> tuple[End, End]:
-    """A client's end and a server's, over TCP; `out` paces what the server sends."""
+def lane_pair(out: Pacer | None = None, into: Pacer | None = None) -> tuple[End, End]:
+    """A client's end and a server's, over TCP; `out` paces the server, `into` the client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = socket.create_connection(listener.getsockname())
         other, _ = listener.accept()
     return (
-        end_of(one, Side.CLIENT, (Pacer(), Pacer())),
+        end_of(one, Side.CLIENT, (Pacer(), into or Pacer())),
         end_of(other, Side.SERVER, (out or Pacer(), Pacer())),
     )
 
@@ -239,6 +239,30 @@ async def test_a_limited_lane_takes_for_every_byte() -> None:
         client.lane.end()
     assert sum(taken) == server.lane.wire_bytes_sent
     assert max(taken) <= 16_384
+    assert client.taken == {1: bytes(MIB)}
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_the_end_of_a_span_is_read_by_a_limited_lane_though_nothing_follows() -> None:
+    pacer = Pacer([TokenBucket(50_000_000, now=trio.current_time())])
+    pacer.limits_changed(16_384)
+    client, server = lane_pair(into=pacer)
+    await prove(client, server)
+    room = memoryview(bytearray(SPAN_ROOM_BYTES))
+    span = server.lane._output.span(SpanAnswer(1, PIECE, 0, bytes(MIB)), room)
+    half = len(span) // 2
+    before = client.lane.wire_bytes_received
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.lane.run)
+        with server.lane._socket.dup() as bare, trio.fail_after(20):
+            bare.setblocking(True)
+            await trio.to_thread.run_sync(bare.sendall, span[:half])
+            while client.lane.wire_bytes_received - before < half or client.lane._low_water < 5:
+                await trio.lowlevel.checkpoint()
+            await trio.to_thread.run_sync(bare.sendall, span[half:])
+        await client.wait_for(1)
+        client.lane.end()
     assert client.taken == {1: bytes(MIB)}
     client.lane.close()
     server.lane.close()
