@@ -15,6 +15,7 @@ import trio
 
 from archid.addresses import parse_address
 from archid.net.errors import PeerLost, PeerRefused, TlsRefused
+from archid.net.lane_desk import LaneDesk
 from protocol.connection_states import ALLOWED, State
 from protocol.ids import ManifestId, NodeId
 from protocol.messages import (
@@ -35,10 +36,12 @@ from protocol.messages import (
     Goodbye,
     Hello,
     Message,
+    OpenLane,
     Prove,
     Request,
     RootDocument,
 )
+from protocol.messages.lanes import LANE_ID_BYTES, LANE_RANDOM_BYTES
 from tests.fleet.desk import at_the_desk, node_id
 from tests.fleet.events import EventTap
 from tests.fleet.insider import InsiderKnowledge
@@ -122,7 +125,7 @@ def test_a_node_that_is_not_targeted_is_refused_everything_by_every_peer(
         entitled=who(fleet, ENTITLED),
     )
     assert not report.given
-    for_members = {"GetRoot", "GetHead", "GetGrants"}
+    for_members = {"GetRoot", "GetHead", "GetGrants", "OpenLane"}
     requests = {type(one).__name__ for one in EXAMPLES if isinstance(one, Request)}
     assert {reply.request.split()[0] for reply in report.forbidden} == requests - for_members
     assert {reply.code for reply in report.forbidden} <= {
@@ -268,6 +271,36 @@ NOT_FOR_NEWCOMERS = [
 
 
 @pytest.mark.parametrize("peer", PEERS)
+def test_a_lane_gives_no_more_than_its_connection(
+    fleet: LocalFleet, known: InsiderKnowledge, peer: str
+) -> None:
+    probe = Probe(fleet.nodes[OUTSIDER].state)
+
+    async def ask() -> None:
+        async with (
+            probe.connect(parse_address(fleet.nodes[peer].address)) as there,
+            trio.open_nursery() as nursery,
+        ):
+            lane = await LaneDesk(probe.node, timeout_s=20)._dialled(there.peer)
+            there.peer.use_lane(lane)
+            nursery.start_soon(lane.run)
+            before_bytes = lane.wire_bytes_received
+            for script in known.scripts:
+                for request in (
+                    GetAny(1, script.manifest, ((0, b"\x01"),)),
+                    *(GetSpan(1, script.manifest, *span, b"") for span in script.spans),
+                ):
+                    reply = await there.ask(request)
+                    assert reply.refused, reply
+                    assert reply.code is ErrorCode.NOT_ENTITLED
+            assert lane.wire_bytes_received > before_bytes, "they came by the lane"
+            nursery.cancel_scope.cancel()
+        lane.close()
+
+    trio.run(ask)
+
+
+@pytest.mark.parametrize("peer", PEERS)
 def test_without_a_certificate_nothing_but_join_and_roots_is_answered(
     fleet: LocalFleet, known: InsiderKnowledge, peer: str
 ) -> None:
@@ -287,6 +320,7 @@ def test_without_a_certificate_nothing_but_join_and_roots_is_answered(
         GetHave(1, script.manifest),
         GetSpan(1, script.manifest, *script.spans[0], b""),
         GetAny(1, script.manifest, ((0, b"\x01"),)),
+        OpenLane(1, b"l" * LANE_ID_BYTES, b"r" * LANE_RANDOM_BYTES),
         Prove(b"", b"", known.stolen_proof(node, script.manifest)),
     ]
     requests = {type(one) for one in EXAMPLES if isinstance(one, Request)}
