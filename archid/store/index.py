@@ -169,8 +169,10 @@ class ChunkIndex:
         """Let the index say what stands; blocks. Without it, there is only more to fetch."""
         try:
             indexed = {tree.manifest for tree in self.trees_blocking()}
-            for manifest in indexed.difference(standing):
-                self.remove_tree_blocking(manifest)
+            # Those that were begun count too: adding begins before a tree stands.
+            for manifest in self._database.transact(_manifests):
+                if manifest not in standing:
+                    self.remove_tree_blocking(manifest)
             for manifest, path in standing.items():
                 if manifest not in indexed and (layout := layout_of(manifest)) is not None:
                     self.add_tree_blocking(manifest, layout, path)

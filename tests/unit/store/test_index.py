@@ -109,6 +109,17 @@ async def test_an_interrupted_addition_is_finished_by_the_next(
     assert len(await index.find(ids_of(version))) == len(ids_of(version))
 
 
+async def test_following_forgets_a_tree_that_never_stood_and_was_added_in_part(
+    index: ChunkIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, path = placed(tmp_path, a_film())
+    monkeypatch.setattr("archid.store.index._complete_tree", lambda *_: None)
+    await index.add_tree(version.manifest, version.layout, path)
+    assert await index.find(ids_of(version))
+    index.follow({}, lambda _: None)
+    assert await index.find(ids_of(version)) == {}
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
 async def test_a_lost_index_is_rebuilt_from_the_trees(tmp_path: Path, damage: str) -> None:
     version, path = placed(tmp_path, a_film())
