@@ -102,6 +102,7 @@ class Lane:
         with suppress(OSError):  # a faster line, nothing else
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            _keep_alive(connected, dead_after_s)
         self._output = LaneOutput(secret, side)
         self._input = LaneInput(secret, side)
         self._taker_of = taker_of
@@ -111,6 +112,8 @@ class Lane:
         self._dead_after_s = dead_after_s
         self._turn = trio.StrictFIFOLock()
         self._ended = False
+        self._why = ""
+        """Why it ended, where that was found out by sending."""
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
         self._prefix = bytearray(LENGTH.size)
@@ -132,10 +135,13 @@ class Lane:
     def ended(self) -> bool:
         return self._ended
 
-    def end(self) -> None:
-        """Nothing goes through any more, what is on its way included; `run` returns soon."""
+    def end(self, why: str = "") -> None:
+        """Nothing goes through any more, what is on its way included; `run` is over soon.
+
+        `why` is for what `run` has to raise, since whoever runs the lane does not know it yet.
+        """
         if not self._ended:
-            self._ended = True
+            self._ended, self._why = True, why
             with suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -177,10 +183,14 @@ class Lane:
                     raise PeerLost("the lane has ended")
                 data = data[await self._send(part) :]
         except OSError as error:
-            self.end()
-            raise PeerLost(f"the lane broke: {error.strerror or error}") from error
+            why = f"the lane broke: {error.strerror or error}"
+            self.end(why)
+            raise PeerLost(why) from error
+        except PeerLost as error:
+            self.end(error.message)
+            raise
         except BaseException:
-            self.end()
+            self.end("an answer was not sent whole")
             raise
 
     async def _send(self, part: memoryview) -> int:
@@ -211,7 +221,7 @@ class Lane:
     # Receiving
 
     async def run(self) -> None:
-        """Receive until the lane has ended. Raises ProtocolError and PeerLost."""
+        """Receive until the lane was ended here. Raises ProtocolError and PeerLost."""
         token = trio.lowlevel.current_trio_token()
 
         def tell(answer: LaneAnswer) -> None:
@@ -226,6 +236,8 @@ class Lane:
             await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=_limiter())
             if paced:
                 await self._pacer_in.take(self.wire_bytes_received - before_bytes)
+        if self._why:
+            raise PeerLost(self._why)
 
     async def receive_proof(self) -> None:
         """Return when the other end has shown that it has the keys; raises as `run`."""
@@ -307,3 +319,16 @@ class Lane:
             room, self._sealed = self._sealed, None
             self._target = memoryview(b"")
             ROOMS.give_back(room)
+
+
+def _keep_alive(connected: socket.socket, dead_after_s: float) -> None:
+    """Let the kernel find out that a silent lane is cut: nothing else is sent through it.
+
+    Boxes on the way forget connections that are quiet, a lane sooner than the TLS beside it.
+    """
+    idle_s = max(1, int(dead_after_s / 3))
+    between_s = max(1, int(dead_after_s / 6))
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, between_s)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)

@@ -12,13 +12,14 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
 from archid.errors import ArchidError
 from archid.log import get_logger
 from archid.net.errors import PeerLost, Refusal
-from archid.net.lane import Lane
+from archid.net.lane import Lane, LaneAnswer
 from archid.net.peer import Peer
 from protocol.connection_states import Side
 from protocol.errors import FormatError, ProtocolError
@@ -86,7 +87,8 @@ class LaneDesk:
             with trio.move_on_after(self._timeout_s):
                 found = await self._proven(tcp)
         except (ProtocolError, PeerLost, OSError) as error:
-            raise PeerLost(f"A lane was not taken: {error}") from error
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise PeerLost(f"A lane was not taken: {why}") from error
         finally:
             if found is None:
                 tcp.socket.close()
@@ -167,7 +169,7 @@ class LaneDesk:
             secret,
             side,
             taker_of=peer.taker_of,
-            on_answer=peer.take_from_lane,
+            on_answer=partial(_take_answer, peer),
             pacer_out=peer.pacer_out,
             pacer_in=peer.pacer_in,
             dead_after_s=peer.settings.dead_after_s,
@@ -189,5 +191,20 @@ async def _carry(peer: Peer, lane: Lane) -> None:
             with trio.move_on_after(peer.settings.goodbye_timeout_s):
                 await peer.closed.wait()
             peer.disconnect(ErrorCode.CLOSING, str(error))
+        except Exception:  # noqa: BLE001 - one peer's lane must not end the node
+            _failed(peer)
     finally:
         lane.close()
+
+
+def _take_answer(peer: Peer, answer: LaneAnswer) -> None:
+    """Called by the event loop itself, which an error would end."""
+    try:
+        peer.take_from_lane(answer)
+    except Exception:  # noqa: BLE001 - one peer's lane must not end the node
+        _failed(peer)
+
+
+def _failed(peer: Peer) -> None:
+    _log.exception("lane_failed", peer=peer.facts.name)
+    peer.disconnect(ErrorCode.INTERNAL, "the lane failed; see the log")

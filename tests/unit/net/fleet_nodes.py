@@ -41,6 +41,7 @@ class Node:
     leaves: dict[tuple[NodeId, DocumentId], LeafDocument] = field(default_factory=dict)
     kept: int = 0
     forks: list[DocumentId] = field(default_factory=list)
+    features: tuple[str, ...] = ()
 
     @property
     def doorkeeper(self) -> TrustedDoorkeeper:
@@ -61,6 +62,7 @@ class Node:
             keep=keep,
             on_fork=lambda other, _error: self.forks.append(other),
             software="test",
+            features=self.features,
             now=lambda: float(NOW_S),
         )
 

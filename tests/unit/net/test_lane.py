@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -60,7 +61,9 @@ class End:
                 await self.came.wait()
 
 
-def end_of(connected: socket.socket, side: Side, pacers: tuple[Pacer, Pacer]) -> End:
+def end_of(
+    connected: socket.socket, side: Side, pacers: tuple[Pacer, Pacer], dead_after_s: float
+) -> End:
     end = End()
     end.lane = Lane(
         connected,
@@ -70,19 +73,21 @@ def end_of(connected: socket.socket, side: Side, pacers: tuple[Pacer, Pacer]) ->
         on_answer=end.heard,
         pacer_out=pacers[0],
         pacer_in=pacers[1],
-        dead_after_s=20,
+        dead_after_s=dead_after_s,
     )
     return end
 
 
-def lane_pair(out: Pacer | None = None, into: Pacer | None = None) -> tuple[End, End]:
+def lane_pair(
+    out: Pacer | None = None, into: Pacer | None = None, *, dead_after_s: float = 20
+) -> tuple[End, End]:
     """A client's end and a server's, over TCP; `out` paces the server, `into` the client."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = socket.create_connection(listener.getsockname())
         other, _ = listener.accept()
     return (
-        end_of(one, Side.CLIENT, (Pacer(), into or Pacer())),
-        end_of(other, Side.SERVER, (out or Pacer(), Pacer())),
+        end_of(one, Side.CLIENT, (Pacer(), into or Pacer()), dead_after_s),
+        end_of(other, Side.SERVER, (out or Pacer(), Pacer()), dead_after_s),
     )
 
 
@@ -198,6 +203,33 @@ async def test_ending_a_lane_ends_who_receives_and_who_sends() -> None:
     assert failed
     client.lane.close()
     server.lane.close()
+
+
+async def test_who_runs_a_lane_hears_that_the_other_end_takes_nothing() -> None:
+    client, server = lane_pair(dead_after_s=0.2)
+    await prove(client, server)
+
+    async def send_much() -> None:
+        with suppress(PeerLost):
+            while True:
+                await server.lane.send(lambda: SpanAnswer(1, PIECE, 0, bytes(MIB)))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_much)
+            with pytest.raises(PeerLost, match="took nothing"):
+                await server.lane.run()
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_the_kernel_watches_over_a_lane_through_which_nothing_goes() -> None:
+    client, server = lane_pair(dead_after_s=60)
+    for lane in (client.lane, server.lane):
+        assert lane._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert lane._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 20
+        assert lane._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
+        lane.close()
 
 
 async def test_a_cancelled_send_ends_the_lane() -> None:
