@@ -164,7 +164,8 @@ class Peer(Asking):
 
     def _count_sent(self, message: Answer | Refused) -> None:
         cancelled = message.request in self._cancelled
-        self._cancelled.discard(message.request)
+        if not isinstance(message, Picked):  # its span is not read yet, and need not be
+            self._cancelled.discard(message.request)
         if isinstance(message, SpanAnswer) and not cancelled:
             self._span_bytes_sent += len(message.data)
             self.content_out.count(len(message.data), now=trio.current_time())

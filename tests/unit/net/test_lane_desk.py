@@ -15,9 +15,9 @@ from archid.net.errors import PeerLost
 from archid.net.lane import TakenSpan
 from archid.net.lane_desk import LaneDesk
 from archid.net.peer import Peer
-from protocol.features import LANES
+from protocol.features import LANES, SWARM
 from protocol.ids import ManifestId, PieceId
-from protocol.messages import GetSpan, OpenLane, SpanAnswer
+from protocol.messages import GetAny, GetSpan, OpenLane, Picked, SpanAnswer
 from tests.unit.net.fleet_nodes import SETTINGS, FleetNodes, Node, connected
 
 MANIFEST, PIECE = ManifestId.of(b"manifest"), PieceId.of(b"piece")
@@ -123,3 +123,22 @@ async def test_a_lane_on_which_nothing_can_be_sent_takes_its_connection_along(
         with trio.fail_after(20):
             await server.closed.wait()
         assert "took nothing" in str(server.error)
+
+
+async def test_a_pick_that_crosses_its_cancellation_is_followed_by_no_bytes(
+    nodes: tuple[Node, Node],
+) -> None:
+    for node in nodes:
+        node.features = (SWARM,)
+    async with connected(*nodes) as (client, server), trio.open_nursery() as nursery:
+        nursery.start_soon(client.request_all, GetAny(0, MANIFEST, ((0, b"\1"),)))
+        with trio.fail_after(20):
+            request = await server.requests.receive()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                while server.still_wants(request):
+                    await trio.lowlevel.checkpoint()
+                await server.answer(Picked(request.request, 0, 0))
+                assert not server.still_wants(request)
+                await server.answer(SpanAnswer(request.request, PIECE, 0, b"bytes"))
+    assert server.traffic.span_bytes_sent == 0
