@@ -114,6 +114,7 @@ class Lane:
         self._ended = False
         self._why = ""
         """Why it ended, where that was found out by sending."""
+        self._pause = trio.CancelScope()
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
         self._prefix = bytearray(LENGTH.size)
@@ -145,6 +146,8 @@ class Lane:
             with suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
                 self._socket.shutdown(socket.SHUT_RDWR)
+            # What the kernel has still to send is thrown away by closing, which must not wait.
+            self._pause.cancel()
 
     def close(self) -> None:
         """Give the socket back; nobody may be in `run`. Who sends gets PeerLost."""
@@ -234,8 +237,9 @@ class Lane:
             before_bytes, paced = self.wire_bytes_received, not self._pacer_in.unlimited
             most_bytes = self._pacer_in.slice_bytes if paced else BURST_BYTES
             await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=_limiter())
-            if paced:
-                await self._pacer_in.take(self.wire_bytes_received - before_bytes)
+            if paced and not self._ended:
+                with trio.CancelScope() as self._pause:
+                    await self._pacer_in.take(self.wire_bytes_received - before_bytes)
         if self._why:
             raise PeerLost(self._why)
 

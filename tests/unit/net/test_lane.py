@@ -298,3 +298,27 @@ async def test_the_end_of_a_span_is_read_by_a_limited_lane_though_nothing_follow
     assert client.taken == {1: bytes(MIB)}
     client.lane.close()
     server.lane.close()
+
+
+async def test_a_lane_that_waits_for_its_turn_to_receive_ends_at_once() -> None:
+    pacer = Pacer([TokenBucket(10, now=trio.current_time())])
+    pacer.limits_changed(16_384)
+    client, server = lane_pair(into=pacer)
+    await prove(client, server)
+
+    async def send_one() -> None:
+        with suppress(PeerLost):
+            await server.lane.send(lambda: SpanAnswer(1, PIECE, 0, bytes(MIB)))
+
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(20):
+            nursery.start_soon(send_one)
+            nursery.start_soon(client.lane.run)
+            while not pacer.waiting:
+                await trio.lowlevel.checkpoint()
+            client.lane.end()
+            while pacer.waiting:
+                await trio.lowlevel.checkpoint()
+        server.lane.end()
+    client.lane.close()
+    server.lane.close()
