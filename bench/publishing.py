@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from archid.store.tree_folder import remove_tree
 from bench.benchmark import Outcome
 from bench.inputs import discard
 from bench.measuring import ProcessMeter, Spread, say, table, warm_files, warm_memory
@@ -80,6 +81,9 @@ def _rounds(base: Path, source: Path, size: int, rounds: int, *, changed: bool) 
             discard(copy)
             _warm(source, size)
             _publish_all(found, fleet, source, f"script {n}", changed=changed)
+    if not changed:
+        # Of few large files, so that nothing is slower afterwards (see `discard`).
+        remove_tree(base)
     return found
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archid.errors import StorageError
+from archid.store import syscalls
 from archid.store.chunking import Cutter
 from archid.store.errors import ChangedWhileReading
 from archid.store.source_reading import CopyingReader, SourceReader
@@ -120,3 +121,53 @@ def test_reading_stops_at_the_size_that_the_file_had(tmp_path: Path) -> None:
         assert longer.readinto(buffer) == 10
         with pytest.raises(ChangedWhileReading, match="film was truncated"):
             longer.readinto(buffer)
+
+
+def test_a_copy_is_handed_to_the_disk_while_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(21 << 20)
+    (tmp_path / "source").write_bytes(content)
+    begun: list[tuple[int, int]] = []
+    start = syscalls.start_writeback
+
+    def noted(fd: int, offset: int, length: int) -> None:
+        begun.append((offset, length))
+        start(fd, offset, length)
+
+    monkeypatch.setattr(syscalls, "start_writeback", noted)
+    with (
+        (tmp_path / "source").open("rb") as source,
+        (tmp_path / "target").open("w+b") as target,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        reader = CopyingReader(
+            "source", source.fileno(), os.fstat(source.fileno()), lambda _: None,
+            target_fd=target.fileno(), folder=tmp_path,
+        )  # fmt: skip
+        with reader.writing_behind(writer):
+            for _ in Cutter().cut(reader):
+                pass
+    assert (tmp_path / "target").read_bytes() == content
+    ends = [0, *[offset + length for offset, length in begun]]
+    assert [offset for offset, _ in begun] == ends[:-1]
+    assert len(content) - ends[-1] < 9 << 20
+    assert len(begun) == 2
+
+
+def test_a_hole_is_not_handed_to_the_disk_as_if_it_had_been_written(tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    with path.open("wb") as file:
+        file.write(b"a" * (1 << 20))
+        file.seek(64 << 20)
+        file.write(b"b" * (9 << 20))
+    with path.open("rb") as source, (tmp_path / "target").open("w+b") as target:
+        info = os.fstat(source.fileno())
+        reader = CopyingReader(
+            "source", source.fileno(), info, lambda _: None,
+            target_fd=target.fileno(), folder=tmp_path,
+        )  # fmt: skip
+        for _ in Cutter().cut(reader):
+            pass
+    assert (tmp_path / "target").read_bytes() == path.read_bytes()
+    assert (tmp_path / "target").stat().st_blocks * 512 < 32 << 20
