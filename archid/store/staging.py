@@ -27,7 +27,7 @@ from archid.store.placing import make_bare_entries, place_tree, seal_file, seal_
 from archid.store.resuming import resume
 from archid.store.syscalls import Buffer
 from archid.store.tree_folder import TreeFolder, make_folder, open_folder, remove_tree
-from protocol.layout import FileEntry, Layout, Stretch
+from protocol.layout import FileEntry, Layout, Span, Stretch
 
 MAX_OPEN_FILES: Final = 64
 WRITEBACK_BYTES: Final = 32 << 20
@@ -110,6 +110,15 @@ class Staging(Filling):
         home = self.layout.home(at)
         held = self._held
         return bool(held[home]) and all(held[n] for n in self._repeats.get(home, ()))
+
+    def is_span_held(self, span: Span) -> bool:
+        """As `Filling` says; asked of every span of an offer, in the event loop too."""
+        chunks, held = span.chunks, self._held
+        if held.find(1, chunks.start, chunks.stop) < 0:
+            return all(self.layout.home(at) != at for at in chunks)
+        if self.layout.are_single(chunks):
+            return held.find(0, chunks.start, chunks.stop) < 0
+        return super().is_span_held(span)
 
     def is_file_complete(self, file: FileEntry) -> bool:
         return self._missing_of[file.number] == 0

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from archid.store import syscalls
 from archid.store.errors import ChunkCorrupt, ChunkMissing, DiskFull, StoreReadOnly
-from archid.store.filling import SpanBytes
+from archid.store.filling import Filling, SpanBytes
 from archid.store.placing import remove_superseded
 from archid.store.staging import Staging
 from archid.store.tree_folder import remove_tree
@@ -84,6 +84,28 @@ def test_a_repeated_chunk_is_asked_for_once_and_written_everywhere(
     assert staging.is_complete
     staging.finish(target_of(version, folders))
     assert_tree(target_of(version, folders), version.tree)
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_a_span_is_held_when_each_of_its_chunks_is(
+    folders: tuple[Path, Path], *, repeats: bool
+) -> None:
+    feature = random_bytes(1, 3 << 20)
+    tree: Tree = {"a": File(feature)}
+    if repeats:
+        other = feature[: 1 << 20] + random_bytes(2, 1 << 20)
+        tree = {**tree, "b": File(other), "c": File(feature)}
+    version = version_of(tree)
+    staging = opened(version, folders)
+    spans = version.layout.spans
+    assert len(spans) > 2
+    for at in random.Random(3).sample(range(version.layout.chunk_count), 300):
+        staging.write_chunks([(at, version.chunk_bytes(at))])
+    for span in spans:
+        for one in spans:
+            assert staging.is_span_held(one) == Filling.is_span_held(staging, one)
+        staging.write_span(span, b"", version.span_bytes(span))
+    assert all(staging.is_span_held(span) for span in spans)
 
 
 def test_wrong_bytes_are_refused_and_nothing_of_that_span_is_written(
