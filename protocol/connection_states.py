@@ -13,6 +13,7 @@ from protocol.messages import (
     CONTENT,
     DOCUMENTS,
     GOSSIP,
+    HOLDERS,
     SWARM,
     Cancel,
     GetGrants,
@@ -82,7 +83,9 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
 }
 
 _ALWAYS: Final[frozenset[type[Message]]] = frozenset({Goodbye, Ping, Pong})
-_CONTENT: Final[frozenset[type[Message]]] = frozenset({*DOCUMENTS, *CONTENT, *SWARM, *GOSSIP})
+_CONTENT: Final[frozenset[type[Message]]] = frozenset(
+    {*DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *HOLDERS}
+)
 _LANES: Final[frozenset[type[Message]]] = frozenset({WantLane, OpenLane, LaneOffered})
 _ROOTS: Final[frozenset[type[Message]]] = frozenset({GetRoot, RootDocument, Refused, Cancel})
 

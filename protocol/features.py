@@ -17,5 +17,8 @@ HEADS: Final = "heads"
 LANES: Final = "lanes"
 """Spans may go through a second connection, whose records are as large as they are."""
 
-FEATURES: Final = (SWARM, HEADS, LANES)
+HOLDERS: Final = "holders"
+"""Central and REPOs say who else holds or fetches a version, to whoever may read it."""
+
+FEATURES: Final = (SWARM, HEADS, LANES, HOLDERS)
 """All that this implementation speaks."""

@@ -49,7 +49,7 @@ from protocol.fetch_habits import (
     WINDOW_SPANS,
 )
 from protocol.fetch_log import LogEntry, Recipe
-from protocol.fetch_peer import FetchPeer
+from protocol.fetch_peer import ALL, FetchPeer
 from protocol.fetch_watch import wake_times, watch
 from protocol.messages.codes import ErrorCode
 from protocol.site_plan import SitePlan
@@ -207,7 +207,9 @@ class FetchPlan:
         else:
             board.set_mask(peer, 0)
             peer.counted = counted
-        peer.picks = event.picks and not counted
+        peer.picks = event.picks
+        peer.assigned = ALL if counted else 0
+        self._choice.divide_anew()
         peer.near = event.near
         board.set_mask(peer, mask)
         board.site.left(name)
@@ -217,7 +219,9 @@ class FetchPlan:
 
     def _span_received(self, peer: FetchPeer | None, bit: int, now: float) -> Iterable[FetchEffect]:
         size = self._board.sizes[bit]
-        if peer is not None and peer.forget(bit, size):
+        if peer is not None and bit in peer.asked:
+            peer.pipe.came(bit, size, now)
+            peer.forget(bit, size)
             peer.progressed(size, now)
             if not peer.near:
                 self._board.came_from_outside += 1
@@ -240,9 +244,10 @@ class FetchPlan:
     ) -> Iterable[FetchEffect]:
         if number not in peer.offers:
             return ()
-        superfluous = bit in peer.asked or not self._board.wanted >> bit & 1
+        board = self._board
+        superfluous = not board.wanted >> bit & 1 or bit in peer.asked or board.comes(bit)
         if not superfluous:
-            peer.ask(bit, self._board.sizes[bit], now)
+            peer.ask(bit, self._board.sizes[bit], now, peer.offers[number])
         peer.end_offer(number)
         return [CancelOffer(name, number)] if superfluous else self._board.unwant(bit)
 
@@ -259,7 +264,9 @@ class FetchPlan:
         if code in OUT_CODES:
             self._board.remove(name)
             return [DropPeer(name, DropReason.REFUSES)]
-        offered = peer.offers[number].mask
+        offer = peer.offers[number]
+        # What it has announced since may have crossed the refusal.
+        offered = offer.mask & offer.known
         peer.end_offer(number)
         if code in PATIENCE_CODES or (code is ErrorCode.CANCELLED and offered):
             peer.refused_busy(now)

@@ -50,6 +50,7 @@ class Board:
         self.came_from_outside = 0
         """Spans, whether they were of use or not."""
         self.largest = max(self.sizes, default=0)
+        self.own = seed
         self.rendezvous = Rendezvous([self.table.bit_of[span] for span in spans], topic)
         self.site = SitePlan(seed, self.rendezvous)
 
@@ -72,6 +73,7 @@ class Board:
         if peer is not None:
             self.set_mask(peer, 0)
             self.site.left(name)
+            self.rendezvous.forget({self.own, *self.peers})
 
     def unwant(self, bit: int) -> list[UnwantSpan]:
         """A span is in flight or held: take it out of whatever it is still offered in."""
@@ -88,6 +90,10 @@ class Board:
         for offer in peer.offers.values():
             offer.mask &= ~found
         return [UnwantSpan(name, self.table.spans[bit]) for bit in bits(found)]
+
+    def comes(self, bit: int) -> bool:
+        """Whether a span is in flight from somebody who has not stalled."""
+        return any(peer.asked_mask >> bit & 1 and not peer.stalled for peer in self.peers.values())
 
     def given_here(self, now: float) -> int:
         """What nodes of the site hold and give, so that it need not be asked for outside."""

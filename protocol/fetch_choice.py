@@ -13,12 +13,14 @@ from typing import Final
 
 from protocol.fetch_board import Board
 from protocol.fetch_events import AskAny, AskSpan, FetchEffect, PeerName, SpanKey
-from protocol.fetch_habits import OFFERS
+from protocol.fetch_habits import MOST_OPEN, OFFERS
 from protocol.fetch_hedge import END_GAME_SPANS, hedge
 from protocol.fetch_offers import OfferTable
 from protocol.fetch_peer import FetchPeer, window
 from protocol.fetch_spans import lowest
 
+LONG_S: Final = 0.03
+"""A partial holder from which spans come sooner than this is asked by name."""
 TAKE_OVER_S: Final = 0.1
 """What a holder of everything will have sent sooner than this is left to it."""
 
@@ -50,7 +52,14 @@ class Choice:
         self._pickers: dict[bool, tuple[PeerName, ...]] = {}
         self._outside = self._here = 0
         self._covered = self._stalled = 0
+        self._shortest_s: float | None = None
+        self._began: float | None = None
+        """When something was asked for the first time."""
         self._mean_bytes = sum(board.sizes) / max(len(board.sizes), 1)
+
+    def divide_anew(self) -> None:
+        """Somebody is, or says that it is, another than before."""
+        self._pickers.clear()
 
     def fill(self, now: float) -> list[FetchEffect]:
         """Ask every peer with room, one span each in turn: near ones first, then partial
@@ -70,6 +79,9 @@ class Choice:
         board = self._board
         self.look_at = None
         self._covered = self._stalled = 0
+        delays = (peer.pipe.delay_s for peer in board.peers.values())
+        waited_s = None if self._began is None else now - self._began
+        self._shortest_s = min((one for one in delays if one is not None), default=waited_s)
         for peer in board.peers.values():
             if peer.stalled:
                 self._stalled |= peer.asked_mask
@@ -89,6 +101,8 @@ class Choice:
                     effects += chosen
                     again.append((name, peer))
             turn = again
+        if self._began is None and any(peer.owes for peer in board.peers.values()):
+            self._began = now
         return effects
 
     def _withdraw_all(self) -> list[FetchEffect]:
@@ -101,13 +115,31 @@ class Choice:
 
     def _has_room(self, peer: FetchPeer, now: float) -> bool:
         # Holders of everything come one by one: what the first was offered is soon divided anew.
-        most = min(self._most_offers, 1 + peer.came) if peer.picks else self._window
+        most = self._most(peer)
+        if peer.picks:
+            most = min(most, 1 + peer.came)
         return (
             not peer.stalled
             and peer.busy_until <= now
             and peer.owes < most
-            and (not peer.asked or peer.outstanding_bytes < self._window_bytes)
+            and (not peer.asked or peer.outstanding_bytes < self._most_bytes(most))
             and (peer.near or not self._shared_line or self._line_has_room(peer))
+        )
+
+    def _most(self, peer: FetchPeer) -> int:
+        """How many requests may be open at a peer: more than the least on a long line, as long
+        as those of all peers are few."""
+        least = self._most_offers if peer.picks else self._window
+        most = peer.pipe.window(least, self._mean_bytes)
+        if most > least and sum(one.owes for one in self._board.peers.values()) >= MOST_OPEN:
+            return least
+        return most
+
+    def _most_bytes(self, most: int) -> float:
+        return (
+            max(self._window_bytes, most * self._mean_bytes)
+            if most > self._window
+            else (self._window_bytes)
         )
 
     def _line_has_room(self, peer: FetchPeer) -> bool:
@@ -134,8 +166,8 @@ class Choice:
     def _choose(self, name: PeerName, peer: FetchPeer, now: float) -> list[FetchEffect]:
         board = self._board
         free = self._free(peer)
-        if peer.picks and (to_pick := free & ~board.by_name):
-            taken_over = self._take_over(peer, to_pick, now)
+        if self._leaves_choice(peer) and (to_pick := free & ~board.by_name):
+            taken_over = [] if peer.counted else self._take_over(peer, to_pick, now)
             own = to_pick & peer.assigned
             # Each open offer is as good as one span picked.
             if own.bit_count() > len(peer.offers):
@@ -151,6 +183,20 @@ class Choice:
         peer.ask(bit, board.sizes[bit], now)
         self._covered |= 1 << bit
         return [AskSpan(name, board.table.spans[bit]), *board.unwant(bit)]
+
+    def _leaves_choice(self, peer: FetchPeer) -> bool:
+        """Whether a peer is to pick: holders of everything always, others where spans take long.
+
+        Where a span moves about as fast as a message, several would pick the same before they are
+        told, and nothing is gained by choosing late. Who has sent nothing yet is taken for as fast
+        as the fastest of the others, or as what has been waited for so far.
+        """
+        if not peer.picks or not peer.counted:
+            return peer.picks
+        delay_s = peer.pipe.delay_s
+        if delay_s is None:
+            delay_s = self._shortest_s
+        return delay_s is not None and delay_s >= LONG_S
 
     def _hedge(self, peer: FetchPeer, now: float) -> int | None:
         board = self._board
@@ -185,7 +231,11 @@ class Choice:
         board = self._board
         for near in (True, False):
             names = tuple(
-                sorted(n for n, peer in board.peers.items() if peer.picks and peer.near is near)
+                sorted(
+                    name
+                    for name, peer in board.peers.items()
+                    if peer.picks and not peer.counted and peer.near is near
+                )
             )
             if names != self._pickers.get(near):
                 self._pickers[near] = names
@@ -211,15 +261,20 @@ class Choice:
             if other is peer:
                 continue
             theirs = to_pick & other.assigned & own
-            spare = theirs.bit_count() - self._kept(peer, other, theirs.bit_count(), now)
+            count = (theirs & other.mask).bit_count()
+            # What it does not hold after all is of no use to it.
+            spare = theirs.bit_count() - (self._kept(peer, other, count, now) if count else 0)
             if spare > 0 and (best is None or (spare, name) > best[:2]):
                 best = spare, name, theirs
         if best is not None:
             spare, name, theirs = best
             other = board.peers[name]
+            lost = theirs & ~other.mask
+            theirs &= other.mask
+            spare -= lost.bit_count()
             unoffered = theirs & ~other.offered
-            taken = lowest(unoffered, spare)
-            taken |= lowest(theirs & ~unoffered, spare - taken.bit_count())
+            taken = lost | lowest(unoffered, spare)
+            taken |= lowest(theirs & ~unoffered, spare - (taken & ~lost).bit_count())
             other.assigned &= ~taken
             peer.assigned |= taken
             effects += board.withdraw(name, other, taken)
@@ -241,9 +296,16 @@ class Choice:
         return -int(-count * other.rate // (other.rate + peer.rate))
 
     def _offer(self, name: PeerName, peer: FetchPeer, free: int, now: float) -> AskAny:
-        """Let a peer pick from what is free and most urgent."""
+        """Let a peer pick from what is free and most urgent; a partial holder also from what it
+        does not hold yet, since the choice is made when this node's turn has come."""
         board = self._board
         self._offer_number += 1
-        mask, wanted = self._table.offer(board.table.most_urgent(free), board.wanted)
+        more = free
+        if peer.counted:
+            more = board.wanted & ~self._covered & ~peer.asked_mask & ~board.by_name
+            more &= board.table.all if peer.near else self._outside
+        mask, wanted = self._table.offer(board.table.as_urgent(free, more), board.wanted)
+        if not mask & free:
+            mask, wanted = self._table.offer(board.table.as_urgent(free, free), board.wanted)
         peer.offer(self._offer_number, mask, now)
         return AskAny(name, self._offer_number, wanted)

@@ -13,6 +13,9 @@ OFFERS: Final = 4
 keep a long line full."""
 OFFER_S: Final = 60.0
 """An offer that nothing was picked from for so long is made anew, with what is missing by then."""
+MOST_OPEN: Final = 64
+"""Requests at all peers together, above which no peer is asked for more than it takes at least:
+what comes at once has to be held until it is written."""
 MAX_CORRUPT: Final = 3
 """Wrong spans after which a peer is dropped."""
 

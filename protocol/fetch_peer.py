@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Final
 
+from protocol.fetch_pipe import Mark, Pipe
+
 FIRST_STALL_S: Final = 10.0
 """Silence that counts as a stall while a peer's rate is unknown."""
 MIN_STALL_S: Final = 2.0
@@ -27,6 +29,8 @@ for later is chosen better."""
 RATE_WEIGHT: Final = 0.3
 """Weight of the newest sample in the moving average of the rate."""
 MIN_SAMPLE_S: Final = 0.005
+ALL: Final = -1
+"""Every span, as a set of bits."""
 
 
 def window(rate: float, span_bytes: float) -> int:
@@ -42,6 +46,9 @@ class Offer:
 
     asked_at: float
     mask: int
+    mark: Mark
+    known: int
+    """What the peer was known to hold when it was asked."""
 
 
 @dataclass(slots=True)
@@ -56,7 +63,7 @@ class FetchPeer:
     near: bool = False
     """Whether it stands at this node's site: asking it costs the site's line nothing."""
     assigned: int = 0
-    """Of a peer that picks: what it may be offered, while others pick too."""
+    """Of a peer that picks: what it may be offered. Holders of everything get different parts."""
     asked: dict[int, float] = field(default_factory=dict)
     """Bit of each span it was asked, in order, and when."""
     asked_mask: int = 0
@@ -75,18 +82,26 @@ class FetchPeer:
     backoff_s: float = FIRST_BACKOFF_S
     corrupt_count: int = 0
     stalled: bool = False
+    pipe: Pipe = field(default_factory=Pipe)
 
-    def ask(self, bit: int, size_bytes: int, now: float) -> None:
-        """It is asked for a span, or has picked it."""
+    def ask(self, bit: int, size_bytes: int, now: float, offer: Offer | None = None) -> None:
+        """It is asked for a span, or has picked it from an offer."""
         self._begin(now)
+        if not self.asked:
+            # What it did before this turn was serving others.
+            self.last_progress = now
+            self.unsampled_bytes = 0
+            self.stalled = False
         self.asked[bit] = now
+        mark = self.pipe.mark(now, self.owes) if offer is None else offer.mark
+        self.pipe.asked(bit, mark)
         self.asked_mask |= 1 << bit
         self.outstanding_bytes += size_bytes
 
     def offer(self, number: int, mask: int, now: float) -> None:
         """It is asked for any of `mask`."""
         self._begin(now)
-        self.offers[number] = Offer(now, mask)
+        self.offers[number] = Offer(now, mask, self.pipe.mark(now, self.owes + 1), self.mask)
 
     def end_offer(self, number: int) -> bool:
         """An offer is over; False when there was none."""
@@ -119,6 +134,7 @@ class FetchPeer:
         if self.asked.pop(bit, None) is None:
             return False
         self.asked_mask &= ~(1 << bit)
+        self.pipe.ended(bit)
         self.outstanding_bytes -= size_bytes
         if not self.owes:
             self.stalled = False

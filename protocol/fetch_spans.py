@@ -96,9 +96,9 @@ class SpanTable:
         while len(rarity) > 1 and not rarity[-1]:
             rarity.pop()
 
-    def most_urgent(self, among: int) -> int:
-        """Those of a set that have the lowest priority number in it."""
-        return next((among & level for level in self._levels if among & level), 0)
+    def as_urgent(self, among: int, of: int) -> int:
+        """Those of `of` that have the lowest priority number of a set."""
+        return next((of & level for level in self._levels if among & level), 0)
 
     def holders(self, bit: int) -> int:
         """How many counted holders a span has."""

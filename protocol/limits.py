@@ -98,6 +98,8 @@ MAX_HAVE_BITMAP_BYTES: Final = 256
 MAX_ANY_PIECES: Final = 16
 """Pieces in one request for any of several spans."""
 MAX_HINTS: Final = 256
+MAX_HOLDERS_TOLD: Final = 32
+"""Nodes in one answer about who holds a version."""
 MAX_ADDRESSES: Final = 8
 MAX_ADDRESS_BYTES: Final = 300
 """`host:port`."""

@@ -24,6 +24,8 @@ HOLDERS: Final = 2
 MESHED: Final = 8
 """Other holders that a holder is connected to."""
 NEIGHBOURS: Final = 16
+FELLOWS: Final = 12
+"""Nodes of other sites that an ICE server is connected to while it fetches what they have."""
 SPARE: Final = 2
 """So many more than wanted are kept, so that one that comes back does not end another."""
 MAX_KNOWN: Final = 64
@@ -134,6 +136,13 @@ class PeerView:
         return max(0, self._wanted.get(kind, 0) - self._counts[kind])
 
     # What happened
+
+    def want_others(self, wanted: bool) -> None:
+        """Whether nodes that are neither holders nor neighbours are of use now."""
+        if wanted:
+            self._wanted[Kind.OTHER] = FELLOWS
+        else:
+            self._wanted.pop(Kind.OTHER, None)
 
     def learnt(self, node: NodeId, kind: Kind, addresses: tuple[str, ...]) -> None:
         """A node of a kind that is dialled can be reached there, it is said."""

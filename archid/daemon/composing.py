@@ -52,6 +52,7 @@ from archid.notify import notify
 from archid.roles import SERVICES
 from archid.sync.address_book import AddressBook
 from archid.sync.deliveries import Deliveries
+from archid.sync.fellows import Fellows
 from archid.sync.fetcher import Fetcher
 from archid.sync.healing import Healing
 from archid.sync.limits import Limits
@@ -65,6 +66,7 @@ from archid.sync.replicator import Replicator
 from archid.sync.site_leaves import SiteLeaves
 from archid.sync.states import Account, NodeStates
 from archid.sync.trust_keeper import TrustKeeper
+from archid.sync.whereabouts import Whereabouts
 from protocol.features import FEATURES
 
 if TYPE_CHECKING:
@@ -101,6 +103,8 @@ class Node:
         self.directory = PeerDirectory(self.events)
         self.pacing = Pacing(self._site)
         self.leaf = OwnLeaf(node, keeper=self.keeper, directory=self.directory, events=self.events)
+        # Central and REPOs have one another; they are not to weigh on the rooms.
+        fellows = None if self._services.holds_everything else Fellows(node)
         self.fetcher = Fetcher(
             node,
             keeper=self.keeper,
@@ -111,6 +115,7 @@ class Node:
             proof_for=self.leaf.proof_for,
             site=self._site,
             plan_logs=PlanLogs(state.paths.fetch_plans if config.log.fetch_plans else None),
+            fellows=fellows,
         )
         self.healing = Healing(
             library=state.library,
@@ -170,6 +175,7 @@ class Node:
             account=self._account,
             roster=self.listings.facts_of,
         )
+        whereabouts = Whereabouts(lambda: self.leaf.facts, self.keeper, self.states)
         self._central = self._open_central(stack)
         self._doorkeeper = TrustedDoorkeeper(
             node=node,
@@ -202,6 +208,7 @@ class Node:
             addresses=self.addresses,
             states=self.states,
             lanes=lanes,
+            whereabouts=whereabouts,
             on_admitted=self._central.on_admitted if self._central else _nothing,
         )
         joining = JoinServer(
@@ -233,6 +240,7 @@ class Node:
             addresses=self.addresses,
             states=self.states,
             directory=self.directory,
+            fellows=fellows,
         )
         self.dialer = Dialer(
             self.switchboard, DialerSettings(), on_failed=self._peer_choice.dial_failed

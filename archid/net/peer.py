@@ -229,6 +229,10 @@ class Peer(Asking):
         self._count_sent(message)
         return self.connection.send_by_lane(message)
 
+    async def until_taken(self) -> None:
+        """Return when the kernel has taken what is queued, or nothing will be sent any more."""
+        await self.outbox.wait_until_below(1)
+
     async def refuse(self, request: Request, code: ErrorCode, text: str) -> None:
         """Answer a request with no. Raises PeerLost."""
         await self.answer(Refused(request.request, code, text))

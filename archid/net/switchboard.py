@@ -12,6 +12,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import Final
 
 import trio
 
@@ -40,6 +41,11 @@ Session = Callable[[Peer], Awaitable[None]]
 """What a node does with a peer while it is connected; it returns soon after `peer.closed`."""
 Newcomer = Callable[[TLSStream], Awaitable[None]]
 """Takes a connection on which the client showed no certificate, to its end."""
+
+
+UNSENT_BYTES: Final = 256 * 1024
+"""The kernel queues no more than this beyond what is on its way: what was said last must not wait
+behind megabytes, and a span counts as sent when it nearly is."""
 
 
 class Switchboard:
@@ -153,6 +159,7 @@ class Switchboard:
     async def _secure(self, tcp: trio.SocketStream, side: Side) -> TLSStream:
         context = self._contexts.client if side is Side.CLIENT else self._contexts.server
         try:
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             stream = TLSStream(tcp, context, server_side=side is Side.SERVER)
         except OSError as error:  # it was gone before anything was said
             tcp.socket.close()

@@ -26,6 +26,7 @@ from archid.store.library import Library
 from archid.store.mending import Mending
 from archid.store.reserve import SpaceShort
 from archid.store.staging import Staging
+from archid.sync.fellows import Fellows
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.one_error import one_error
 from archid.sync.plan_log import PlanLogs
@@ -81,6 +82,7 @@ class FetchJob:
         spans: SpanExchange,
         seed: bytes,
         plan_logs: PlanLogs,
+        fellows: Fellows | None = None,
         ask_first: bool = False,
         rank: int = 0,
         make_room: MakeRoom = no_room,
@@ -89,6 +91,7 @@ class FetchJob:
         self.mends = False
         """Whether a tree that stands was mended, rather than one placed."""
         self._plan_logs = plan_logs
+        self._fellows = fellows
         self._ask_first = ask_first
         self._rank = rank
         self._make_room = make_room
@@ -112,6 +115,8 @@ class FetchJob:
         with one_error():
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._sources.run)
+                if self._fellows is not None:
+                    nursery.start_soon(self._fellows.seek, self._sources)
                 root = await self._fetch_manifest()
                 self.progress.name, self.progress.version = root.name, root.version
                 self.progress.size_bytes = root.size_bytes

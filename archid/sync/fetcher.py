@@ -21,6 +21,7 @@ from archid.events import EventHub
 from archid.journal import Journal
 from archid.log import get_logger
 from archid.store.library import Library
+from archid.sync.fellows import Fellows
 from archid.sync.fetch_job import FetchJob, MakeRoom, no_room
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.peers import PeerDirectory
@@ -95,6 +96,7 @@ class Fetcher:
         proof_for: Callable[[ManifestId], bytes],
         site: Callable[[], str] = str,
         plan_logs: PlanLogs | None = None,
+        fellows: Fellows | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.placed = Signal()
@@ -108,6 +110,7 @@ class Fetcher:
         self._proof_for = proof_for
         self._site = site
         self._plan_logs = plan_logs or PlanLogs()
+        self._fellows = fellows
         self._clock = clock
         self._wants: Mapping[ManifestId, Want] = {}
         self._wanted = Signal()
@@ -264,6 +267,7 @@ class Fetcher:
             spans=self._directory.spans,
             seed=self._node,
             plan_logs=self._plan_logs,
+            fellows=self._fellows,
             ask_first=retry is not None and retry.ask_first,
             rank=self._wants[manifest].urgency if manifest in self._wants else 0,
             make_room=self.make_room,

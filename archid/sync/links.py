@@ -28,6 +28,7 @@ from archid.sync.session import Session
 from archid.sync.states import NodeStates
 from archid.sync.trust_keeper import TrustKeeper
 from archid.sync.trust_restoring import decode_envelope
+from archid.sync.whereabouts import Whereabouts
 from protocol.errors import ProtocolError
 from protocol.grants import LeafDocument, Proof
 from protocol.ids import NodeId
@@ -68,6 +69,7 @@ class Links:
         addresses: AddressBook,
         states: NodeStates,
         lanes: LaneDesk,
+        whereabouts: Whereabouts | None = None,
         on_admitted: OnAdmitted = _nothing,
     ) -> None:
         self._keeper = keeper
@@ -78,6 +80,7 @@ class Links:
         self._addresses = addresses
         self._states = states
         self._lanes = lanes
+        self._whereabouts = whereabouts
         self._heads = Heads(keeper, lambda: leaf.facts)
         self._on_admitted = on_admitted
 
@@ -106,6 +109,7 @@ class Links:
             library=self._library,
             spans=self._directory.spans,
             lanes=self._lanes,
+            whereabouts=self._whereabouts,
         )
         self._directory.add(peer)
         try:

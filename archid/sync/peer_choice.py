@@ -20,6 +20,7 @@ from archid.net.dialer import Dialer
 from archid.net.errors import PeerLost
 from archid.net.switchboard import Switchboard
 from archid.sync.address_book import AddressBook
+from archid.sync.fellows import Fellows
 from archid.sync.own_leaf import OwnLeaf
 from archid.sync.peers import PeerDirectory
 from archid.sync.signal import Signal, either
@@ -56,6 +57,7 @@ class PeerChoice:
         addresses: AddressBook,
         states: NodeStates,
         directory: PeerDirectory,
+        fellows: Fellows | None = None,
         random: Randomness | None = None,
     ) -> None:
         """`pinned` is what is configured; `central` where central was when this node joined."""
@@ -69,6 +71,7 @@ class PeerChoice:
         self._addresses = addresses
         self._states = states
         self._directory = directory
+        self._fellows = fellows or Fellows(own)
         self._at: dict[Address, NodeId] = {}
         self._failed: list[tuple[Address, bool]] = []
         self._poked = Signal()
@@ -91,6 +94,7 @@ class PeerChoice:
             self._states.places_changed,
             self._directory.changed,
             self._keeper.changed,
+            self._fellows.changed,
         )
         while True:
             seen = tuple((signal, signal.version) for signal in signals)
@@ -107,9 +111,8 @@ class PeerChoice:
             }
             wanted = {*self._pinned(), *seeds, *self._at}
             dialer.want(wanted.difference(self._not_dialled()))
-            wake_at = self.view.wake_at(now=now)
-            later = self._aged_at + AGE_S
-            with trio.move_on_at(later if wake_at is None else min(wake_at, later)):
+            wakes = (self.view.wake_at(now=now), self._fellows.wake_at(), self._aged_at + AGE_S)
+            with trio.move_on_at(min(at for at in wakes if at is not None)):
                 await either(*seen)
 
     def _learn(self, now: float) -> Iterable[Address]:
@@ -130,10 +133,17 @@ class PeerChoice:
         for hint in self._addresses.known():
             if hint.role == ROLE_CENTRAL and seeds:
                 far[hint.node] = tuple(sorted({*hint.addresses, *seeds}))
-        for nodes, kind in ((far, Kind.HOLDER), (near, Kind.NEIGHBOUR)):
+        fellows = {
+            node: texts
+            for node, texts in self._fellows.places(now=now).items()
+            if node not in far and node not in near and not trust.is_denied(node)
+        }
+        self.view.want_others(bool(fellows))
+        groups = ((far, Kind.HOLDER), (near, Kind.NEIGHBOUR), (fellows, Kind.OTHER))
+        for nodes, kind in groups:
             for node, texts in sorted(nodes.items()):
                 self.view.learnt(node, kind, texts)
-        self.view.forgotten(self.view.known - far.keys() - near.keys())
+        self.view.forgotten(self.view.known - far.keys() - near.keys() - fellows.keys())
         listed = any(hint.role == ROLE_CENTRAL for hint in self._addresses.known())
         return () if listed else self._central
 

@@ -25,6 +25,8 @@ from archid.store.library import Library
 from archid.sync.access import Access
 from archid.sync.span_exchange import SpanExchange, SpanNews
 from archid.sync.trust_keeper import TrustKeeper
+from archid.sync.upload_turns import Turn
+from archid.sync.whereabouts import Whereabouts
 from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
 from protocol.grants import LeafDocument, read_items
@@ -38,6 +40,7 @@ from protocol.messages import (
     GetGrants,
     GetHave,
     GetHead,
+    GetHolders,
     GetLeaf,
     GetList,
     GetManifest,
@@ -49,6 +52,8 @@ from protocol.messages import (
     HaveAnswer,
     HaveUpdate,
     HeadAnswer,
+    Holder,
+    HoldersAnswer,
     LeafAnswer,
     ListAnswer,
     ManifestAnswer,
@@ -66,6 +71,8 @@ log = get_logger(__name__)
 _sparing = SparingLog(log)
 
 _USUAL: Final = frozenset({ErrorCode.CANCELLED, ErrorCode.UNKNOWN_MANIFEST})
+MANY_SPANS: Final = 1 << 20
+"""Who asks by name does not say what it lacks: it is served before those who do."""
 _OTHER_LEAF: Final = "that leaf belongs to another site"
 
 
@@ -82,6 +89,7 @@ class Session:
         library: Library,
         spans: SpanExchange,
         lanes: LaneDesk,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         self._peer = peer
         self._access = access
@@ -90,6 +98,7 @@ class Session:
         self._library = library
         self._spans = spans
         self._lanes = lanes
+        self._whereabouts = whereabouts
         self._following: dict[ManifestId, tuple[SpanNews, int]] = {}
         self._owed: set[ManifestId] = set()
         """Versions with spans that are damaged here: the peer is told when they are repaired."""
@@ -103,16 +112,16 @@ class Session:
                     await self._serve(request)
             nursery.cancel_scope.cancel()
         self._spans.peer_lost(self._peer)
+        if self._whereabouts is not None:
+            self._whereabouts.peer_lost(self._peer)
 
     async def _serve(self, request: Request) -> None:
         try:
             if not self._peer.still_wants(request):
                 raise Refusal(ErrorCode.CANCELLED, "cancelled")
             self._require_access(request)
-            async with self._slot(request), aclosing(self._answers(request)) as answers:
-                async for answer in answers:
-                    self._require_access(request)
-                    await self._peer.answer(answer)
+            async with self._slot(request), self._turn_of(request) as turn:
+                await self._answer(request, turn)
         except Refusal as refusal:
             await self._refuse(request, refusal.reason, refusal.text)
         except DocumentMissing as error:
@@ -128,6 +137,29 @@ class Session:
             return self._spans.slots.one(self._peer.facts.node)
         return nullcontext()
 
+    def _turn_of(self, request: Request) -> AbstractAsyncContextManager[Turn | None]:
+        if isinstance(request, GetSpan | GetAny):
+            return self._spans.turns.one(self._peer.node, lambda: self._lacks(request))
+        return nullcontext()
+
+    def _lacks(self, request: GetSpan | GetAny) -> int:
+        """How many spans the peer lacks, as far as a request tells."""
+        if isinstance(request, GetSpan) or not self._peer.still_wants(request):
+            return MANY_SPANS
+        return len(self._spans.still_wanted(self._peer, request))
+
+    async def _answer(self, request: Request, turn: Turn | None) -> None:
+        size_bytes = 0
+        async with aclosing(self._answers(request, turn)) as answers:
+            async for answer in answers:
+                self._require_access(request)
+                await self._peer.answer(answer)
+                size_bytes += len(answer.data) if isinstance(answer, SpanAnswer) else 0
+        turns = self._spans.turns
+        if turn is not None and size_bytes and turns.crowded(self._peer.node):
+            await self._peer.until_taken()
+            turns.sent(turn, size_bytes)
+
     async def _refuse(self, request: Request, code: ErrorCode, text: str) -> None:
         # Who looks for a version asks everybody; that it is not here is no news.
         told = log.debug if code in _USUAL else _sparing.info
@@ -139,7 +171,7 @@ class Session:
         )
         await self._peer.refuse(request, code, text)
 
-    async def _answers(self, request: Request) -> AsyncGenerator[Answer, None]:
+    async def _answers(self, request: Request, turn: Turn | None) -> AsyncGenerator[Answer, None]:
         match request:
             case GetRoot():
                 data = await trio.to_thread.run_sync(self._documents.get_root, request.version)
@@ -171,10 +203,13 @@ class Session:
                     )
             case GetHave():
                 yield await self._have(request)
+            case GetHolders():
+                yield HoldersAnswer(request.request, self._others(request.manifest))
             case GetSpan():
+                await self._begin(turn)
                 yield await self._span(request)
             case GetAny():
-                async for answer in self._any(request):
+                async for answer in self._any(request, turn):
                     yield answer
             case OpenLane():
                 yield self._lanes.offer(self._peer, request)
@@ -206,6 +241,8 @@ class Session:
     def _entitle(self, request: Entitle) -> None:
         try:
             self._access.show(request.manifest, request.proof)
+            if self._whereabouts is not None:
+                self._whereabouts.seeks(self._peer, request.manifest)
         except NotEntitled as error:
             raise Refusal(ErrorCode.NOT_ENTITLED, str(error)) from error
         except NodeDenied as error:
@@ -216,6 +253,11 @@ class Session:
             raise Refusal(code, str(error)) from error
         except ProtocolError as error:
             raise Refusal(ErrorCode.BAD_PROOF, str(error)) from error
+
+    def _others(self, manifest: ManifestId) -> tuple[Holder, ...]:
+        if self._whereabouts is None:
+            return ()
+        return self._whereabouts.others(self._peer.facts, manifest)
 
     async def _piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
         try:
@@ -273,7 +315,7 @@ class Session:
                 else:
                     self._following[manifest] = (news, told)
 
-    async def _any(self, request: GetAny) -> AsyncGenerator[Answer, None]:
+    async def _any(self, request: GetAny, turn: Turn | None) -> AsyncGenerator[Answer, None]:
         """Pick a span now, when its turn has come, say which, and send it."""
         manifest = request.manifest
         wanted = self._spans.still_wanted(self._peer, request)
@@ -293,6 +335,7 @@ class Session:
         sent = False
         try:
             yield Picked(request.request, span.piece_index, span.n)
+            await self._begin(turn)
             if not self._peer.still_wants(request):
                 raise Refusal(ErrorCode.CANCELLED, "cancelled")
             named = GetSpan(request.request, manifest, span.piece, span.n, layout.others(span))
@@ -302,6 +345,10 @@ class Session:
         finally:
             if not sent:
                 self._spans.not_sent(manifest, picked)
+
+    async def _begin(self, turn: Turn | None) -> None:
+        if turn is not None:
+            await self._spans.turns.begin(turn)
 
     async def _span(self, request: GetSpan) -> Answer:
         try:
@@ -343,6 +390,7 @@ class Session:
                 | GetHave(manifest=manifest)
                 | GetSpan(manifest=manifest)
                 | GetAny(manifest=manifest)
+                | GetHolders(manifest=manifest)
             ) if not self._access.may_read(manifest):
                 raise Refusal(
                     ErrorCode.NOT_ENTITLED, f"no entry was shown for manifest {manifest.short}"

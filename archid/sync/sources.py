@@ -130,6 +130,11 @@ class Sources:
         """Whether nodes of the same site are connected, which may want the same."""
         return any(self.is_near(peer) for peer in self._followed)
 
+    @property
+    def has_near(self) -> bool:
+        """Whether a node of this node's site holds or fetches the same."""
+        return any(self.is_near(peer) and not peer.facts.reads_everything for peer in self.ready)
+
     def pause(self, paused: bool) -> None:
         """Ask for nothing more of it for now, or go on."""
         if paused is not self.paused:

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 from archid.net.peer import Peer
 from archid.sync.signal import Signal
 from archid.sync.upload_slots import UploadSlots
+from archid.sync.upload_turns import UploadTurns
 from protocol.ids import ManifestId, PieceId
 from protocol.messages import GetAny, HaveUpdate, Unwant
 from protocol.serve_choice import ServeChoice
@@ -41,6 +42,7 @@ class SpanExchange:
         self._news: dict[ManifestId, SpanNews] = {}
         self._listeners: dict[ManifestId, Listener] = {}
         self.slots = UploadSlots()
+        self.turns = UploadTurns()
         self._choice = ServeChoice(randrange=SystemRandom().randrange)
 
     # What this node has

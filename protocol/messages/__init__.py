@@ -40,6 +40,7 @@ from protocol.messages.documents import (
     RootDocument,
 )
 from protocol.messages.gossip import HeadDigest, SentState, StateDigest, StateRow, States
+from protocol.messages.holders import GetHolders, Holder, HoldersAnswer
 from protocol.messages.joining import (
     JOIN_PROOF_TYPE,
     RENEWAL_TOKEN_ID,
@@ -107,6 +108,7 @@ CONTENT: Final[tuple[type[Message], ...]] = (
 )
 SWARM: Final[tuple[type[Message], ...]] = (GetAny, Picked, Unwant)
 LANES: Final[tuple[type[Message], ...]] = (WantLane, OpenLane, LaneOffered, LaneProof)
+HOLDERS: Final[tuple[type[Message], ...]] = (GetHolders, HoldersAnswer)
 GOSSIP: Final[tuple[type[Message], ...]] = (States, StateDigest, HeadDigest)
 JOINING: Final[tuple[type[Message], ...]] = (
     JoinBegin,
@@ -116,13 +118,15 @@ JOINING: Final[tuple[type[Message], ...]] = (
     JoinReady,
 )
 MESSAGE_TYPES: Final[dict[int, type[Message]]] = {
-    kind.TYPE: kind for kind in (*SESSION, *DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *LANES, *JOINING)
+    kind.TYPE: kind
+    for kind in (*SESSION, *DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *LANES, *HOLDERS, *JOINING)
 }
 
 __all__ = [
     "CONTENT",
     "DOCUMENTS",
     "GOSSIP",
+    "HOLDERS",
     "JOINING",
     "JOIN_PROOF_TYPE",
     "LANES",
@@ -142,6 +146,7 @@ __all__ = [
     "GetGrants",
     "GetHave",
     "GetHead",
+    "GetHolders",
     "GetLeaf",
     "GetList",
     "GetManifest",
@@ -157,6 +162,8 @@ __all__ = [
     "HeadAnswer",
     "HeadDigest",
     "Hello",
+    "Holder",
+    "HoldersAnswer",
     "JoinAccepted",
     "JoinBegin",
     "JoinOffer",

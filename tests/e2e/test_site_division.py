@@ -55,7 +55,7 @@ def cinema(tmp_path: Path) -> Iterator[Cinema]:
                 kind=kind,
                 extra="fetch_plans = true\n",
             )
-            for kind in ("salle", "SAS")
+            for kind in ("salle", "sas")
         ]
         for kind in KINDS:
             folder = tmp_path / "sources" / kind

@@ -50,6 +50,9 @@ from protocol.serve_choice import ServeChoice
 MIB: Final = 1 << 20
 SPANS_A_PIECE: Final = 80
 MANIFEST: Final = ManifestId(bytes(32))
+MANY: Final = 1 << 20
+AHEAD: Final = 1
+"""As in `archid.sync.upload_turns`."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,12 @@ class Swarm:
     seeds: int = 1
     picks: bool = True
     """Whether servers may pick; else every span is asked for by name."""
-    window: int = 2
-    offers: int = 2
+    window: int = 4
+    offers: int = 4
     rate: float = 12.5e6
     """Bytes a second, each way, of every node."""
+    jitter: float = 0.02
+    """A span takes up to so much longer than by the rate: nothing is of one speed."""
     delay_s: float = 0.002
     seed: int = 1
     site_size: int = 0
@@ -123,6 +128,7 @@ class _Node:
     line_free_at: float = 0.0
     wake_at: float | None = None
     sent_spans: int = 0
+    ahead: deque[tuple[int, _Asked, int]] = field(default_factory=deque)
 
 
 class Simulation:
@@ -182,7 +188,7 @@ class Simulation:
             for number, other in enumerate(self.nodes):
                 if other is not node:
                     have = COMPLETE if other.plan is None else frozenset[SpanKey]()
-                    picks = self.swarm.picks and other.plan is None
+                    picks = self.swarm.picks
                     # Nobody starts at the very same moment.
                     start_s = self.random.random() * 0.01
                     near = self.near(receiver, number)
@@ -304,17 +310,41 @@ class Simulation:
         self.nodes[server].choice.unwanted(receiver, MANIFEST, span, up_to=up_to)
 
     def _cancel(self, server: int, receiver: int, span: int | None, offer: int | None) -> None:
+        for to, asked, picked in self.nodes[server].ahead:
+            if to == receiver and (picked == span or (offer is not None and asked.offer == offer)):
+                asked.cancelled = True
         for asked in self.nodes[server].queues.get(receiver, ()):
             if asked.offer == offer and (offer is not None or asked.spans == (span,)):
                 asked.cancelled = True
 
     def _serve(self, server: int) -> None:
+        """Send what was picked, one span at a time, and say meanwhile what comes next."""
         node = self.nodes[server]
-        while not node.sending and server not in self.gone and any(node.queues.values()):
-            receiver = node.turn[0]
-            node.turn.rotate(-1)
-            if not node.queues[receiver]:
-                continue
+        if server in self.gone:
+            return
+        self._pick_ahead(server)
+        while not node.sending and node.ahead:
+            receiver, asked, span = node.ahead.popleft()
+            if asked.cancelled:
+                node.choice.not_sent(MANIFEST, span)
+                refused = SpanRefused(node.name, self.keys[span], ErrorCode.CANCELLED)
+                self._later(self._tell, receiver, refused)
+            else:
+                node.sending = True
+                node.sent_spans += 1
+                took_s = MIB / self.swarm.rate * (1 + self.swarm.jitter * self.random.random())
+                self._at(self.now + took_s, self._sent, server, receiver, span)
+            self._pick_ahead(server)
+
+    def _pick_ahead(self, server: int) -> None:
+        node = self.nodes[server]
+        while len(node.ahead) < AHEAD and any(node.queues.values()):
+            receiver = max(
+                (one for one in node.turn if node.queues[one]),
+                key=lambda one: self._lacks(node, one),
+            )
+            node.turn.remove(receiver)
+            node.turn.append(receiver)
             asked = node.queues[receiver].popleft()
             span = None if asked.cancelled else self._chosen(server, receiver, asked)
             if span is None:
@@ -323,15 +353,21 @@ class Simulation:
             if asked.offer is not None:
                 picked = SpanPicked(node.name, asked.offer, self.keys[span])
                 self._later(self._tell, receiver, picked)
-            node.sending = True
-            node.sent_spans += 1
-            self._at(self.now + MIB / self.swarm.rate, self._sent, server, receiver, span)
+            node.ahead.append((receiver, asked, span))
+
+    def _lacks(self, node: _Node, receiver: int) -> int:
+        """How many spans a receiver could still be sent, as far as its next request says."""
+        asked = node.queues[receiver][0]
+        if asked.offer is None or asked.cancelled:
+            return MANY
+        return len(node.choice.still_wanted(receiver, MANIFEST, asked.spans, request=asked.number))
 
     def _chosen(self, server: int, receiver: int, asked: _Asked) -> int | None:
         node = self.nodes[server]
         if asked.offer is None:
             return asked.spans[0] if asked.spans[0] in node.held else None
         among = node.choice.still_wanted(receiver, MANIFEST, asked.spans, request=asked.number)
+        among = [span for span in among if span in node.held]
         return node.choice.pick(MANIFEST, among, span_count=len(self.keys))
 
     def _refusal(self, server: int, asked: _Asked) -> FetchEvent:

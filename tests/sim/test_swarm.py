@@ -13,22 +13,34 @@ from tests.sim.swarm import MIB, Swarm, simulate
 
 
 @pytest.mark.parametrize(
-    ("swarm", "slowest"),
+    ("swarm", "slowest", "copies"),
     [
-        # The last span has to go from the one that got it to everybody else: so short is 32 MiB.
-        (Swarm(8, 32), 1.30),
-        (Swarm(8, 128), 1.10),
-        (Swarm(16, 64), 1.30),
+        # The last span has to go from the one that got it to everybody else, and meanwhile the
+        # seed, which has nothing else to do, sends some again: so short is 32 MiB.
+        (Swarm(8, 32), 1.30, 1.2),
+        (Swarm(8, 128), 1.10, 1.1),
+        (Swarm(16, 64), 1.20, 1.15),
+        pytest.param(Swarm(16, 128), 1.10, 1.1, marks=pytest.mark.long),
+        # Of one site they divide, so that nothing comes in twice.
+        (Swarm(8, 128, site_size=8, line_rate=1e12), 1.15, 1.02),
+        (Swarm(16, 64, site_size=16, line_rate=1e12), 1.25, 1.02),
     ],
-    ids=repr,
+    ids=str,
 )
 def test_a_swarm_fills_near_the_bound_and_the_seed_sends_hardly_more_than_one_copy(
-    swarm: Swarm, slowest: float
+    swarm: Swarm, slowest: float, copies: float
 ) -> None:
     result = simulate(swarm)
     assert result.seconds <= slowest * swarm.lower_bound_s
-    assert result.seed_copies <= 1.1
-    assert result.duplicate_bytes <= 0.01 * swarm.receivers * swarm.size_mib * MIB
+    assert result.seed_copies <= copies
+    assert result.duplicate_bytes <= 0.035 * swarm.receivers * swarm.size_mib * MIB
+
+
+@pytest.mark.parametrize("picks", [True, False])
+def test_a_long_fast_line_is_kept_full(picks: bool) -> None:
+    """A gigabit a second, 100 ms there and back: 12 spans are under way."""
+    swarm = Swarm(1, 1024, rate=125e6, delay_s=0.05, jitter=0, picks=picks, window=4, offers=4)
+    assert simulate(swarm).seconds <= swarm.lower_bound_s / 0.9
 
 
 def test_servers_that_pick_beat_receivers_that_name() -> None:
@@ -40,7 +52,7 @@ def test_servers_that_pick_beat_receivers_that_name() -> None:
 def test_several_seeds_hardly_ever_send_one_receiver_the_same() -> None:
     swarm = Swarm(8, 64, seeds=3)
     result = simulate(swarm)
-    assert result.duplicate_bytes <= 0.025 * swarm.receivers * swarm.size_mib * MIB
+    assert result.duplicate_bytes <= 0.045 * swarm.receivers * swarm.size_mib * MIB
 
 
 def test_one_seed_is_one_run_in_every_process() -> None:

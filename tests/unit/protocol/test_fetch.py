@@ -18,7 +18,9 @@ from protocol.fetch_events import (
     DropPeer,
     DropReason,
     FetchEffect,
+    FetchEvent,
     Finished,
+    OfferRefused,
     Paused,
     PeerHas,
     PeerJoined,
@@ -391,9 +393,120 @@ def test_what_one_server_picks_the_others_are_told_to_leave() -> None:
                 offers[effect.peer] = effect.offer
     span = keys(9)[4]
     assert UnwantSpan(B, span) in plan.step(SpanPicked(A, offers[A], span), now=1)
-    # Its word crossed ours: both bring it, the slower is cancelled.
-    plan.step(SpanPicked(B, offers[B], span), now=1)
-    assert CancelSpan(B, span) in plan.step(SpanReceived(A, span), now=2)
+    # Its word crossed ours: what it has picked too is taken back before it is sent.
+    assert CancelOffer(B, offers[B]) in plan.step(SpanPicked(B, offers[B], span), now=1)
+    assert span not in asks(plan.step(Tick(), now=1.1))
+    plan.step(SpanReceived(A, span), now=2)
+    assert plan.missing_spans == 8
+
+
+def partial(*numbers: int) -> frozenset[SpanKey]:
+    return frozenset(keys(9)[n] for n in numbers)
+
+
+def offers_in(effects: list[FetchEffect]) -> dict[bytes, set[SpanKey]]:
+    return {
+        e.peer: {
+            SpanKey(piece, n)
+            for piece, bitmap in e.wanted
+            for n in range(8 * len(bitmap))
+            if bitmap[n // 8] >> n % 8 & 1
+        }
+        for e in effects
+        if isinstance(e, AskAny)
+    }
+
+
+def test_a_partial_holder_may_pick_from_all_that_is_missing_once_it_holds_any_of_it() -> None:
+    plan = plan_of(9, offers=1)
+    plan.step(PeerJoined(B, COMPLETE, picks=True), now=0)
+    plan.step(PeerJoined(A, partial(), picks=True), now=0)
+    effects = plan.step(PeerHas(A, keys(9)[3]), now=1)
+    assert offers_in(effects) == {A: set(keys(9))}
+
+
+def test_a_partial_holder_that_holds_none_of_it_any_more_is_not_asked_before_it_says_so() -> None:
+    plan = plan_of(9, offers=1)
+    plan.step(PeerJoined(B, COMPLETE, picks=True), now=0)
+    effects = plan.step(PeerJoined(A, partial(3), picks=True), now=0.5)
+    [offer] = [e.offer for e in effects if isinstance(e, AskAny)]
+    plan.step(PeerHas(A, keys(9)[4]), now=1)  # which crosses the refusal
+    effects = plan.step(OfferRefused(A, offer, ErrorCode.UNKNOWN_SPAN), now=2)
+    assert offers_in(effects) == {A: set(keys(9))}, "it has announced another one since"
+    [offer] = [e.offer for e in effects if isinstance(e, AskAny)]
+    effects = plan.step(OfferRefused(A, offer, ErrorCode.UNKNOWN_SPAN), now=3)
+    assert not offers_in(effects)
+
+
+def test_where_spans_come_as_fast_as_messages_a_partial_holder_is_asked_by_name() -> None:
+    plan = plan_of(9, window=1)
+    plan.step(PeerJoined(A, partial(3, 4, 5), picks=True), now=0)
+    [first] = [plan._board.table.spans[bit] for bit in plan.peers[A].asked]
+    assert asks(plan.step(SpanReceived(A, first), now=0.01), A)
+    slow = plan_of(9, window=1, offers=1)
+    slow.step(PeerJoined(A, partial(3, 4, 5), picks=True), now=0)
+    effects = slow.step(SpanReceived(A, first), now=0.1)
+    assert not asks(effects)
+    assert offers_in(effects) == {A: set(keys(9)) - {first}}
+
+
+def test_what_a_holder_of_everything_lacks_after_all_is_taken_over() -> None:
+    plan = plan_of(9, offers=1)
+    effects = plan.step(PeerJoined(A, COMPLETE, picks=True), now=0)
+    [offer] = [e.offer for e in effects if isinstance(e, AskAny)]
+    plan.step(PeerJoined(B, COMPLETE, picks=True), now=1)
+    plan.step(OfferRefused(A, offer, ErrorCode.UNKNOWN_SPAN), now=2)
+    offered = offers_in([e for entry in plan.log for e in entry[2]])[B]
+    now = 3.0
+    while plan.missing_spans and now < 60:
+        plan.step(Tick(), now=now)
+        if not plan.peers[B].offers:  # the other one, silent as it is, was offered some of its part
+            now += 1
+            continue
+        number, open_offer = next(iter(plan.peers[B].offers.items()))
+        bit = (open_offer.mask & -open_offer.mask).bit_length() - 1
+        span = plan._board.table.spans[bit]
+        plan.step(SpanPicked(B, number, span), now=now)
+        plan.step(SpanReceived(B, span), now=now + 0.5)
+        now += 1
+    assert offered
+    assert plan.finished
+
+
+def test_who_says_again_that_it_holds_everything_is_still_asked() -> None:
+    plan = plan_of(9, offers=1)
+    effects = plan.step(PeerJoined(A, COMPLETE, picks=True, near=True), now=0)
+    [offer] = [e.offer for e in effects if isinstance(e, AskAny)]
+    plan.step(OfferRefused(A, offer, ErrorCode.BUSY), now=0)
+    plan.step(PeerJoined(A, COMPLETE, picks=True, near=True), now=0.1)
+    plan.step(PeerJoined(B, COMPLETE), now=0.2)
+    assert offers_in(plan.step(Tick(), now=1)) == {A: set(keys(9))}
+
+
+def test_on_a_long_line_as_much_is_asked_as_is_under_way_and_less_when_it_is_short_again() -> None:
+    plan = plan_of(4000, offers=4)
+    now, line_free_at = 0.0, 0.0
+
+    def play(rounds: int, delay_s: float) -> int:
+        """A server that picks in turn and whose line takes a span in 8 ms."""
+        nonlocal now, line_free_at
+        for _ in range(rounds):
+            due, event = queue.pop(0)
+            now = max(now, due)
+            for effect in plan.step(event, now=now):
+                if isinstance(effect, AskAny):
+                    span = names.pop()
+                    line_free_at = max(line_free_at, now + delay_s / 2) + 0.008
+                    queue.append((line_free_at, SpanPicked(A, effect.offer, span)))
+                    queue.append((line_free_at + delay_s / 2, SpanReceived(A, span)))
+            queue.sort(key=lambda one: one[0])
+        return plan.peers[A].owes
+
+    names = keys(4000)[::-1]
+    queue: list[tuple[float, FetchEvent]] = [(0.0, PeerJoined(A, COMPLETE, picks=True))]
+    assert 12 <= play(200, 0.1) <= 20
+    play(2 * 3000, 0.001)  # some 24 s
+    assert plan.peers[A].owes <= 6
 
 
 def test_an_offer_that_is_not_answered_is_made_anew_and_the_silent_peer_dropped() -> None:

@@ -38,12 +38,15 @@ from protocol.fetch_events import (
 )
 from protocol.fetch_hedge import END_GAME_SPANS
 from protocol.fetch_log import entry_line, read_log, recipe_line
+from protocol.fetch_peer import FetchPeer
+from protocol.fetch_pipe import MOST_SPANS
 from protocol.fetch_replay import replay
 from protocol.fetch_spans import bits
 from protocol.messages import ErrorCode
 
 PEERS = st.sampled_from([b"a", b"b", b"c", b"d"])
 GOOD = b"good"
+WINDOW_BYTES = 12_000
 CODES = st.sampled_from(
     [
         ErrorCode.BUSY,
@@ -67,6 +70,8 @@ class PlannerMachine(RuleBasedStateMachine):
         self.have: dict[bytes, set[SpanKey]] = {}
         self.owed: dict[bytes, list[SpanKey]] = {}
         self.offered: dict[bytes, dict[int, set[SpanKey]]] = {}
+        self.said: dict[tuple[bytes, int], set[SpanKey]] = {}
+        """What a peer was known to hold when it was made an offer."""
         self.held: set[SpanKey] = set()
         self.wake: float | None = None
         self.finished = 0
@@ -104,7 +109,7 @@ class PlannerMachine(RuleBasedStateMachine):
             [1000 * (i % 5 + 1) for i in range(count)],
             frozenset(self.held),
             window=window,
-            window_bytes=12_000,
+            window_bytes=WINDOW_BYTES,
             seed=seed,
             offers=offers,
             by_name=self.by_name,
@@ -147,7 +152,7 @@ class PlannerMachine(RuleBasedStateMachine):
             assert len(self.spans) - len(self.held) <= END_GAME_SPANS
             assert len(others) == 1, "three copies"
         self.owed[peer].append(span)
-        assert len(self.owed[peer]) <= max(self.window, self.offers)
+        assert len(self.owed[peer]) <= MOST_SPANS
 
     def may_be_asked(self, peer: bytes, spans: set[SpanKey]) -> None:
         """Nothing is asked outside that a sibling is awaited for."""
@@ -169,35 +174,52 @@ class PlannerMachine(RuleBasedStateMachine):
             if bitmap[n // 8] >> n % 8 & 1
         }
         assert spans
-        assert spans <= self.have[effect.peer], "offered to a peer that lacks it"
+        known = spans & self.have[effect.peer]
+        assert known, "offered to a peer that lacks all of it"
+        if not self.plan.peers[effect.peer].counted:
+            assert spans == known, "offered to a peer that lacks it"
+        self.said[effect.peer, effect.offer] = known
         assert not spans & self.held, "offered what is held"
         assert not spans & self.by_name, "offered what has to be asked for by name"
         self.may_be_asked(effect.peer, spans)
         for name, offers in self.offered.items():
             one, other = self.plan.peers[effect.peer], self.plan.peers[name]
-            if one is not other and one.near == other.near and other.picks and not other.stalled:
+            whole = other.picks and not one.counted and not other.counted and not other.stalled
+            if one is not other and one.near == other.near and whole:
                 assert not spans & set().union(*offers.values()), "offered to two"
         for name, owed in self.owed.items():
             if not self.plan.peers[name].stalled:
                 assert not spans & set(owed), "offered what is in flight"
         self.offered[effect.peer][effect.offer] = spans
-        assert len(self.offered[effect.peer]) + len(self.owed[effect.peer]) <= self.offers
+        assert len(self.offered[effect.peer]) + len(self.owed[effect.peer]) <= MOST_SPANS
 
     def open_offers(self) -> list[tuple[bytes, int]]:
         return [(peer, n) for peer, offers in sorted(self.offered.items()) for n in offers]
 
     def pick(self, peer: bytes, offer: int, span: SpanKey) -> None:
         del self.offered[peer][offer]
-        if span not in self.held and span not in self.owed[peer]:
+        comes = span in self.owed[peer] or any(
+            span in owed and not self.plan.peers[name].stalled for name, owed in self.owed.items()
+        )
+        if span not in self.held and not comes:
             self.owed[peer].append(span)
+        before = len(self.plan.log)
         self.step(SpanPicked(peer, offer, span))
+        _, _, effects = self.plan.log[before]
+        taken_back = CancelOffer(peer, offer) in effects
+        assert taken_back == (comes or span in self.held), "sent twice"
 
-    @precondition(lambda self: any(self.offered[p][o] for p, o in self.open_offers()))
+    def choices(self) -> list[tuple[bytes, int, SpanKey]]:
+        return [
+            (peer, offer, span)
+            for peer, offer in self.open_offers()
+            for span in sorted(self.offered[peer][offer] & self.have[peer])
+        ]
+
+    @precondition(lambda self: self.choices())
     @rule(data=st.data())
     def a_span_is_picked(self, data: st.DataObject) -> None:
-        offers = [(p, o) for p, o in self.open_offers() if self.offered[p][o]]
-        peer, offer = data.draw(st.sampled_from(offers))
-        self.pick(peer, offer, data.draw(st.sampled_from(sorted(self.offered[peer][offer]))))
+        self.pick(*data.draw(st.sampled_from(self.choices())))
 
     @precondition(lambda self: self.open_offers())
     @rule(data=st.data())
@@ -214,7 +236,7 @@ class PlannerMachine(RuleBasedStateMachine):
         peer, offer = data.draw(st.sampled_from(self.open_offers()))
         spans = self.offered[peer].pop(offer)
         if code in (ErrorCode.UNKNOWN_SPAN, ErrorCode.CHUNK_CORRUPT, ErrorCode.OTHER):
-            self.have[peer] -= spans
+            self.have[peer] -= spans & self.said[peer, offer]
         self.step(OfferRefused(peer, offer, code))
 
     def owing(self) -> list[tuple[bytes, SpanKey]]:
@@ -309,10 +331,21 @@ class PlannerMachine(RuleBasedStateMachine):
                 for number, offer in peer.offers.items()
             } == self.offered[name]
             assert peer.outstanding_bytes == sum(table.sizes[bit] for bit in peer.asked)
+            self.what_is_kept_is_bounded(peer)
+        assert self.plan.site.siblings.keys() <= self.plan.peers.keys()
+        names = self.plan._board.rendezvous._weights.keys()
+        assert names <= {self.seed, *self.plan.peers}, "weights of a peer that is gone are kept"
+        assert len(table._rarity) <= len(self.plan.peers) + 1
         assert self.plan.missing_spans == len(self.spans) - len(self.held)
         counted = [peer.mask for peer in self.plan.peers.values() if peer.counted]
         for bit in range(len(self.spans)):
             assert table.holders(bit) == sum(mask >> bit & 1 for mask in counted)
+
+    def what_is_kept_is_bounded(self, peer: FetchPeer) -> None:
+        largest = max(self.plan._board.sizes)
+        assert peer.owes <= MOST_SPANS
+        assert peer.outstanding_bytes <= MOST_SPANS * largest
+        assert peer.pipe._marks.keys() == peer.asked.keys()
 
     def teardown(self) -> None:
         """With one peer that has everything and answers, it finishes, whatever went before."""

@@ -50,13 +50,14 @@ from archid.sync.signal import Signal, either
 from archid.sync.states import Account, NodeStates
 from archid.sync.trust_keeper import TrustKeeper
 from archid.sync.trust_restoring import restore_trust
+from archid.sync.whereabouts import Whereabouts
 from protocol import paged
 from protocol.canonical import Value
 from protocol.connection_states import Side
 from protocol.documents import GrantsRoot
 from protocol.envelope import Envelope
 from protocol.facts import Entry, LeafItem, NodeFacts, ReleaseHeader
-from protocol.features import HEADS
+from protocol.features import HEADS, HOLDERS
 from protocol.grants import GrantsTree, build_grants
 from protocol.head import Denial, Head
 from protocol.ids import DocumentId, ListId, ManifestId, NodeId, PageId, ReleaseId
@@ -64,6 +65,7 @@ from protocol.layout import Layout
 from protocol.manifest import ManifestRoot
 from protocol.manifest_builder import ManifestBuilder
 from protocol.root import Root
+from protocol.state import Holding
 from tests.unit.net.certified import Fleet, tcp_pair
 from tests.unit.protocol.signed_fleet import NOW_S, SignedFleet, items_of
 from tests.unit.store.trees import File, Tree, Version, cut, random_bytes, stage_all
@@ -241,10 +243,6 @@ def reel(seed: int, size_bytes: int = 100_000) -> dict[str, File]:
     return {"reel.bin": File(random_bytes(seed, size_bytes))}
 
 
-async def _nothing_to_say() -> Account:
-    return Account("test", (), "ok", (), 0, (), ())
-
-
 class SyncNode:
     """One node's stores and services; which of them run is the test's to say."""
 
@@ -255,6 +253,8 @@ class SyncNode:
         self.identity = identity
         self.paths = paths
         self.clock = Clock()
+        self.said_addresses: tuple[str, ...] = ()
+        self.said_holdings: tuple[Holding, ...] = ()
         self.events = EventHub()
         self.journal = Journal(
             stack.enter_context(Database(paths.journal_db, JOURNAL_MIGRATIONS, durable=True)),
@@ -334,7 +334,7 @@ class SyncNode:
             keep=self.keeper.keep,
             on_fork=self.keeper.alarm_fork,
             software="test",
-            features=(HEADS,),
+            features=(HEADS, HOLDERS),
             now=self.clock,
         )
         self.states = NodeStates(
@@ -343,7 +343,7 @@ class SyncNode:
             keeper=self.keeper,
             leaf=self.leaf,
             events=self.events,
-            account=_nothing_to_say,
+            account=self._account,
             clock=self.clock,
         )
         self.links = Links(
@@ -354,8 +354,12 @@ class SyncNode:
             library=self.library,
             addresses=self.addresses,
             states=self.states,
+            whereabouts=Whereabouts(lambda: self.leaf.facts, self.keeper, self.states),
             lanes=LaneDesk(self.identity.node_id, timeout_s=5.0),
         )
+
+    async def _account(self) -> Account:
+        return Account("test", self.said_addresses, "ok", (), 0, (), self.said_holdings)
 
     @property
     def id(self) -> NodeId:

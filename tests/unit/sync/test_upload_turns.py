@@ -1,0 +1,130 @@
+"""Spans are sent in turn, few at a time: on simulated lines, in simulated time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from functools import partial
+
+import pytest
+import trio.testing
+from trio.testing import MockClock
+
+from archid.sync.upload_turns import UploadTurns
+
+SPAN = 1 << 20
+STEP_S = 0.02
+
+
+class Lines:
+    """A sender's line, shared by all who are sent to, and a line for each of them."""
+
+    def __init__(self, up: float, down: float) -> None:
+        self.up, self.down = up, down
+        self.sending = 0
+        self.most = 0
+        self.sent: Counter[int] = Counter()
+        self.order: list[int] = []
+
+    async def send(self, peer: int) -> None:
+        self.order.append(peer)
+        self.sending += 1
+        self.most = max(self.most, self.sending)
+        left = float(SPAN)
+        while left > 0:
+            await trio.sleep(STEP_S)  # of simulated time
+            left -= STEP_S * min(self.up / self.sending, self.down)
+        self.sending -= 1
+        self.sent[peer] += 1
+
+
+async def take(turns: UploadTurns, lines: Lines, peer: int, *, until_s: float = math.inf) -> None:
+    """A peer that has asked again as soon as it has something, whatever it lacks."""
+    while trio.current_time() < until_s:
+        async with turns.one(peer, lambda: 1) as turn:
+            await turns.begin(turn)
+            await lines.send(peer)
+            turns.sent(turn, SPAN)
+
+
+async def crowd(lines: Lines, peers: int, seconds: float) -> UploadTurns:
+    turns = UploadTurns()
+    ends = trio.current_time() + seconds
+    async with trio.open_nursery() as nursery:
+        for peer in range(peers):
+            nursery.start_soon(partial(take, turns, lines, peer, until_s=ends))
+    return turns
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_fast_peers_at_a_slow_line_are_sent_to_few_at_a_time() -> None:
+    lines = Lines(up=12.5e6, down=125e6)
+    await crowd(lines, peers=8, seconds=20)
+    assert lines.most <= 6
+    assert lines.sent.total() * SPAN >= 0.8 * 20 * 12.5e6
+    assert max(lines.sent.values()) - min(lines.sent.values()) <= 2
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_slow_peers_at_a_fast_line_are_sent_to_all_together() -> None:
+    lines = Lines(up=1.25e9, down=1.25e6)
+    await crowd(lines, peers=20, seconds=20)
+    assert lines.most >= 15
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_who_is_stuck_does_not_hold_the_others_up() -> None:
+    lines = Lines(up=12.5e6, down=125e6)
+    turns = UploadTurns()
+    async with trio.open_nursery() as nursery:
+
+        async def stuck(peer: int) -> None:
+            async with turns.one(peer, lambda: 1) as turn:
+                await turns.begin(turn)
+                await trio.sleep_forever()
+
+        for peer in (100, 101, 102):
+            nursery.start_soon(stuck, peer)
+        await trio.testing.wait_all_tasks_blocked()
+        ends = trio.current_time() + 20
+        async with trio.open_nursery() as others:
+            for peer in range(4):
+                others.start_soon(partial(take, turns, lines, peer, until_s=ends))
+        nursery.cancel_scope.cancel()
+    assert lines.sent.total() * SPAN >= 0.5 * 20 * 12.5e6
+    assert turns.sending == 0
+
+
+@pytest.mark.usefixtures("autojump_clock")
+async def test_of_those_who_wait_the_one_that_lacks_most_is_next() -> None:
+    lines = Lines(up=12.5e6, down=125e6)
+    turns = UploadTurns()
+    lacks = {1: 5, 2: 9, 3: 7, 4: 9}
+
+    async def once(peer: int) -> None:
+        async with turns.one(peer, lambda: lacks[peer]) as turn:
+            await turns.begin(turn)
+            await lines.send(peer)
+            turns.sent(turn, SPAN)
+
+    async with trio.open_nursery() as nursery:
+        for busy in (11, 12, 13):  # two are sent to, one is told what comes next
+            lacks[busy] = 1
+            nursery.start_soon(once, busy)
+        await trio.testing.wait_all_tasks_blocked()
+        for peer in (1, 2, 3, 4):
+            nursery.start_soon(once, peer)
+            await trio.testing.wait_all_tasks_blocked()
+    begun = [peer for peer in lines.order if peer < 10]
+    assert [set(begun[:2]), *begun[2:]] == [{2, 4}, 3, 1]
+
+
+@pytest.mark.parametrize("count", [1, 20])
+async def test_one_peer_alone_waits_for_nothing(count: int, autojump_clock: MockClock) -> None:
+    turns = UploadTurns()
+    for _ in range(count):
+        async with turns.one("only", lambda: 1) as turn:
+            await turns.begin(turn)
+    assert not turns.crowded("only")
+    assert turns.crowded("another")
+    assert autojump_clock.current_time() == 0.0
