@@ -26,6 +26,7 @@ from protocol.messages import (
     GetGrants,
     GetHave,
     GetHead,
+    GetHolders,
     GetLeaf,
     GetList,
     GetManifest,
@@ -320,6 +321,7 @@ def test_without_a_certificate_nothing_but_join_and_roots_is_answered(
         GetHave(1, script.manifest),
         GetSpan(1, script.manifest, *script.spans[0], b""),
         GetAny(1, script.manifest, ((0, b"\x01"),)),
+        GetHolders(1, script.manifest),
         OpenLane(1, b"l" * LANE_ID_BYTES, b"r" * LANE_RANDOM_BYTES),
         Prove(b"", b"", known.stolen_proof(node, script.manifest)),
     ]

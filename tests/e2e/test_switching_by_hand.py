@@ -137,6 +137,6 @@ def test_a_release_is_fetched_and_activated_ahead_of_its_dates_only_by_hand(
 def test_names_that_nobody_knows_are_refused(room: FleetNode, fleet: LocalFleet) -> None:
     for command in ("rollback", "activate"):
         refused(room, command, "mars").check(3, "no release 'mars'", "archid status")
-        refused(fleet.central, command, "film").check(2, "Only ice nodes")
+        refused(fleet.central, command, "film").check(2, "what was asked is for an ICE server only")
     refused(room, "fetch", "mars").check(3, "no release or script 'mars'")
     refused(fleet.central, "fetch", "mars").check(3, "'mars' is published")

@@ -51,6 +51,7 @@ from protocol.messages import (
     GetAny,
     GetHave,
     GetHead,
+    GetHolders,
     GetLeaf,
     GetList,
     GetManifest,
@@ -221,6 +222,7 @@ async def ask_about_script(
         ("first span", GetSpan(1, manifest, *first, b"")),
         ("last span", GetSpan(1, manifest, *last, b"")),
         ("any span", GetAny(1, manifest, ((0, b"\x01"),))),
+        ("", GetHolders(1, manifest)),
         ("nothing of a span", GetSpan(1, manifest, *first, b"\xff" * (MAX_SPAN_CHUNKS // 8))),
     ]
     return [

@@ -77,7 +77,7 @@ def words_of(line: str) -> str:
 
 async def test_limits_are_shown_with_their_reasons_and_what_changes_next(serving: Serving) -> None:
     async with serving(Daemon().handlers) as socket:
-        shown = await archid_beside("--socket", socket, "limits", "show")
+        shown = await archid_beside("--socket", socket, "limits", "show", COLUMNS="200")
     assert shown.code == 0
     lines = {line.split()[0]: words_of(line) for line in shown.out.splitlines() if line.strip()}
     assert lines["outside_down"] == (
