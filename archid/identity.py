@@ -106,10 +106,14 @@ class Identity:
             raise _damaged(folder / "key.pem") from error
         if not isinstance(private_key, Ed25519PrivateKey):
             raise _damaged(folder / "key.pem")
+        written = _read(folder / "node") or b""
         try:
-            node_id = NodeId.from_hex((_read(folder / "node") or b"").decode("ascii").strip())
+            node_id = NodeId.from_hex(written.decode("ascii").strip())
         except (FormatError, UnicodeDecodeError) as error:
             raise _damaged(folder / "node") from error
+        if written != f"{node_id}\n".encode():
+            # A flipped bit may make a capital of a letter, which means the same and is damage.
+            raise _damaged(folder / "node")
         public_key = PublicKey(private_key.public_key().public_bytes_raw())
         certificate = _read(folder / "certificate.pem")
         der = None

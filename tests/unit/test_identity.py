@@ -85,3 +85,13 @@ def test_an_interrupted_creation_can_be_repeated(tmp_path: Path) -> None:
 
 def test_the_private_key_is_not_shown(tmp_path: Path) -> None:
     assert "Ed25519PrivateKey" not in repr(Identity.create(tmp_path))
+
+
+def test_a_letter_that_became_a_capital_is_damage_though_it_means_the_same(tmp_path: Path) -> None:
+    Fleet.make(tmp_path).node("one")
+    [path] = tmp_path.rglob("identity/node")
+    text = path.read_text()
+    letter = next(character for character in text if character in "abcdef")
+    path.write_text(text.replace(letter, letter.upper(), 1))
+    with pytest.raises(StorageError, match="damaged"):
+        Identity.load(path.parent.parent)
