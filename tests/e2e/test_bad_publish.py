@@ -22,7 +22,7 @@ import pytest
 from tests.fleet.events import EventTap
 from tests.fleet.inotify import CREATE, OPEN, FileWatch
 from tests.fleet.local import FleetNode
-from tests.fleet.refusals import begun, ended, refused
+from tests.fleet.refusals import Refusal, begun, ended, refused
 from tests.fleet.scripts import noise
 from tests.fleet.watched import watched_fleet
 from tests.unit.store.disks import as_root
@@ -305,10 +305,6 @@ def takes_the_place(path: Path) -> None:
     (path.parent / "0000").rename(path)
 
 
-def folder_is_removed(path: Path) -> None:
-    shutil.rmtree(path.parent)
-
-
 def longer(path: Path) -> None:
     path.write_text("longer than before")
 
@@ -334,16 +330,11 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a pipe now": (becomes_a_pipe, "0390", "0390"),
     "a link now": (becomes_a_link, "0390", "0390"),
     "executable now": (executable, "0390", "0390"),
-    "no folder any more": (folder_is_removed, "0390", ""),
 }
 
 
-@pytest.mark.usefixtures("nothing_happens")
-@pytest.mark.parametrize(("change", "name", "named"), CHANGES.values(), ids=CHANGES)
-def test_a_folder_that_changes_while_it_is_published_is_refused(
-    central: FleetNode, tmp_path: Path, change: Callable[[Path], None], name: str, named: str
-) -> None:
-    folder = tmp_path / "script"
+def while_published(central: FleetNode, folder: Path, change: Callable[[Path], None]) -> Refusal:
+    """Publish many files and change something when the first of them have been handed over."""
     many_files(folder)
     with abandoned(central), stopped(central):
         # The first file of the second batch: the whole first one has been opened and handed over.
@@ -353,8 +344,30 @@ def test_a_folder_that_changes_while_it_is_published_is_refused(
                 # Until the daemon has said that it does not know the folder, it goes on in steps.
                 os.kill(central.process.pid, signal.SIGCONT)
                 os.kill(central.process.pid, signal.SIGSTOP)
-        change(folder / name)
-    ended(process).check(6, str(folder), named, "while it was being published")
+        change(folder)
+    return ended(process)
+
+
+@pytest.mark.usefixtures("nothing_happens")
+@pytest.mark.parametrize(("change", "name", "named"), CHANGES.values(), ids=CHANGES)
+def test_a_folder_that_changes_while_it_is_published_is_refused(
+    central: FleetNode, tmp_path: Path, change: Callable[[Path], None], name: str, named: str
+) -> None:
+    folder = tmp_path / "script"
+    refusal = while_published(central, folder, lambda changing: change(changing / name))
+    refusal.check(6, str(folder), named, "while it was being published")
+
+
+@pytest.mark.usefixtures("nothing_happens")
+def test_a_folder_removed_while_it_is_published_is_refused(
+    central: FleetNode, tmp_path: Path
+) -> None:
+    folder = tmp_path / "script"
+    refusal = while_published(central, folder, shutil.rmtree)
+    # Both ends notice: the daemon that what it was handed is no longer linked, the command that
+    # the next file is gone. Whoever is first says it.
+    refusal.check(6, "while it was being")
+    assert "The file 0" in refusal.err or str(folder) in refusal.err
 
 
 @pytest.mark.usefixtures("nothing_happens")
