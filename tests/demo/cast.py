@@ -104,7 +104,7 @@ _MEANINGS: Final = {
     Fault.FOLDER: "remove an empty folder at the room before looking",
     Fault.REFUSAL: "grant the release to the other cinema too",
     Fault.ACTIVATION: "let the release start in many years",
-    Fault.SHARING: "give every server a site of its own",
+    Fault.SHARING: "give every server a site of its own, and an address at which it is not",
     Fault.DELTA: "write the second version anew instead of changing a little",
     Fault.MIX: "let one server play the second feature with the first SAS for a moment",
     Fault.ROT: "flip no byte at the REPO",

@@ -27,6 +27,7 @@ def start(stage: Stage) -> None:
                 kind=member.kind,
                 peers=servers if member.role == "ice" else (),
                 start=False,
+                advertise=stage.advertised(member),
             )
             if member is not LATE:
                 node.process.launch()  # it gets ready while the next one joins

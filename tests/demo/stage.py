@@ -15,6 +15,8 @@ from tests.demo.watching import NotInTime, Views, Watcher
 from tests.fleet.local import FleetNode, LocalFleet
 
 DELIVERY_TIMEOUT_S: Final = 120.0
+DISCARD_PORT: Final = 9
+"""Nobody listens there."""
 FAR_FUTURE: Final = "2090-01-01T00:00:00+00:00"
 DAMAGE_LOGGED: Final = ("tree_damaged", "chunk_rotten")
 END: Final = "2095-01-01T00:00:00+00:00"
@@ -60,8 +62,16 @@ class Stage:
 
     def site(self, member: Member) -> str:
         """Where a member is; with a fault, everybody is alone."""
-        alone = self.has(Fault.SHARING) and member.role == "ice"
-        return f"{member.site}-{member.kind}" if alone else member.site
+        return f"{member.site}-{member.kind}" if self.alone(member) else member.site
+
+    def alone(self, member: Member) -> bool:
+        """Whether no neighbour shall find this one."""
+        return self.has(Fault.SHARING) and member.role == "ice"
+
+    def advertised(self, member: Member) -> str:
+        """Where others are told that it is; empty for where it listens."""
+        # Servers of other sites that fetch the same find one another too, by what they advertise.
+        return f"{self.fleet.subnet}.1:{DISCARD_PORT}" if self.alone(member) else ""
 
     @property
     def film_bytes(self) -> int:

@@ -6,12 +6,14 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.fleet.events import EventTap
+from tests.fleet.events import Event, EventTap
 from tests.fleet.local import FleetNode, LocalFleet
 from tests.fleet.scripts import noise
 from tests.fleet.trees import check_arrived, write_varied
@@ -20,6 +22,8 @@ from tests.fleet.watched import watched_fleet
 pytestmark = pytest.mark.long
 
 KINDS = ("feature", "sas", "loop")
+RATE = "80Mbit/s"
+"""Of the room: 80 MB take long enough for what happens in the middle."""
 LOST = (
     "trust_file_damaged", "root_damaged", "leaf_damaged", "held_manifest_lost", "index_damaged",
 )  # fmt: skip
@@ -54,7 +58,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
         addresses = [fleet.nodes[f"repo-{number}"].address for number in (1, 2, 3)]
         fleet.join(
             "lyon-1-salle", "ice", site="lyon", room="1", kind="salle", peers=addresses,
-            start=False,
+            extra=f'[limits]\ndown = "{RATE}"\n', start=False,
         )  # fmt: skip
         sources = {kind: base / "sources" / kind for kind in KINDS}
         for kind, source in sources.items():
@@ -64,18 +68,27 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
                 file.write(block)
         for kind, source in sources.items():
             fleet.publish(source, f"film-{kind}", kind)
-        fleet.apply(
-            "film",
-            scripts={kind: f"film-{kind}" for kind in KINDS},
-            prefetch="2026-01-01T00:00:00Z",
-            start="2026-01-02T00:00:00Z",
-            end="2126-01-02T00:00:00Z",
-            sites='["lyon"]',
-        )
         setting = Setting(fleet, sources)
+        with ExitStack() as taps:
+            replicated = [taps.enter_context(EventTap(repo)) for repo in setting.repos]
+            fleet.apply(
+                "film",
+                scripts={kind: f"film-{kind}" for kind in KINDS},
+                prefetch="2026-01-01T00:00:00Z",
+                start="2026-01-02T00:00:00Z",
+                end="2126-01-02T00:00:00Z",
+                sites='["lyon"]',
+            )
+            serial = fleet.central.status()["trust"]["serial"]
+            for tap in replicated:
+                tap.wait("listings.complete", partial(is_of, serial))
         for repo in setting.repos:
             repo.wait(lambda status: status["storage"]["trees"] == 3, what="replication")
         yield setting
+
+
+def is_of(serial: int, event: Event) -> bool:
+    return bool(event["serial"] == serial)
 
 
 def start_central(setting: Setting) -> None:

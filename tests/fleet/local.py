@@ -273,8 +273,12 @@ class LocalFleet:
         start: bool = True,
         env: Mapping[str, str] | None = None,
         host: Host | None = None,
+        advertise: str = "",
     ) -> FleetNode:
-        """Add a node: token, join, start. `env` is for its daemon and its commands."""
+        """Add a node: token, join, start. `env` is for its daemon and its commands.
+
+        It may advertise another address than the one it listens on.
+        """
         node = FleetNode(
             self.base,
             name,
@@ -284,6 +288,7 @@ class LocalFleet:
             extra=extra,
             env=env,
             network_namespace=host.namespace if host else None,
+            advertise=advertise,
         )
         self.nodes[name] = node
         token = self.token(name, role, site=site, room=room, kind=kind)
