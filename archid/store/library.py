@@ -1,4 +1,4 @@
-"""What the rest of the daemon asks of the store: versions coming in, standing, and going out.
+"""What the rest of the daemon asks of the store: versions coming in, standing, and leaving.
 
 It puts together documents, layouts, staging, trees and the chunk index, which know nothing of one
 another's order: a tree is in the index before anybody is told that it is here, and a manifest is
@@ -12,11 +12,9 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
-from archid.errors import NotFound, StorageError
+from archid.errors import StorageError
 from archid.log import get_logger
 from archid.store.about import About
 from archid.store.adoption import Adopted, adopt_local
@@ -30,13 +28,12 @@ from archid.store.layout import StatePaths
 from archid.store.mending import Mending, mark_damaged
 from archid.store.placing import remove_superseded
 from archid.store.reserve import Reserve
-from archid.store.staged_reading import bitmaps_without, held_bitmaps, read_staged_span, span_of
+from archid.store.seeding import Seeding
 from archid.store.staging import Staging
 from archid.store.stagings import Stagings
-from archid.store.syscalls import Buffer
 from archid.store.tree_store import TreeStore
 from protocol.envelope import Envelope
-from protocol.errors import FormatError, ProtocolError
+from protocol.errors import ProtocolError
 from protocol.ids import ManifestId, PieceId
 from protocol.layout import Layout
 from protocol.manifest import ManifestRoot
@@ -73,6 +70,9 @@ class Library:
         self.stagings = Stagings(paths)
         self.reserve = Reserve(lambda: self.available_bytes()[0] - self.keep_free_bytes)
         self.ballast = Ballast(paths.state / "ballast")
+        self.seeding = Seeding(
+            documents, trees, self.stagings, holds=self.holds, look_again=self.look_again
+        )
         self.on_loss: Callable[[], None] = lambda: None
         """Told, in whichever thread, that something which was held has to be fetched again."""
         trees.layouts.on_missing = self.lose
@@ -367,88 +367,7 @@ class Library:
         mending.take_local(self._index.find_blocking, stopped=stopped)
         return mending
 
-    # Going out
-
-    def piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
-        """A piece of a version that is here, be it in part; raises DocumentMissing otherwise."""
-        here = self.holds(manifest) or self.stagings.shared(manifest) is not None
-        if not here or all(ref.id != piece for ref in self.layout(manifest).root.pieces):
-            raise DocumentMissing("pieces", piece.hex())
-        return self.documents.get_piece(piece)
-
-    def shared_bitmaps(self, manifest: ManifestId) -> list[tuple[int, bytes]] | None:
-        """What can be read of a version that is not here whole; None when nothing can.
-
-        One that is being fetched, or whose tree is damaged.
-        """
-        staging = self.stagings.shared(manifest)
-        if staging is not None:
-            return held_bitmaps(staging)
-        if not self.trees.has(manifest):
-            return None
-        return bitmaps_without(self.layout(manifest), self.trees.rotten(manifest))
-
-    def read_span(self, manifest: ManifestId, piece: PieceId, n: int, skip: bytes) -> Buffer:
-        """The wanted chunks of a span, every one hashed just now.
-
-        Raises NotFound, ChunkCorrupt, StorageError.
-        """
-        staging = self.stagings.shared(manifest)
-        if staging is not None:
-            try:
-                span = span_of(staging.layout, piece, n)
-                return read_staged_span(staging, span, skip)
-            except NotFound as error:
-                if error.code != "unknown_manifest":
-                    raise
-                # It has just become a tree.
-        try:
-            layout, span = self.trees.span(manifest, piece, n)
-            parts = self.trees.read_span(layout, span, skip)
-        except NotFound as error:
-            if error.code == "unknown_manifest":
-                self.look_again(manifest)
-            raise
-        return parts[0] if parts else b""
-
-    def readable(
-        self, manifest: ManifestId, wanted: Iterable[tuple[int, int]]
-    ) -> tuple[Layout, list[int]]:
-        """Those of some spans, named (piece index, n), that can be read here, by their indexes.
-
-        Raises NotFound (unknown_manifest), DocumentMissing.
-        """
-        staging = self.stagings.shared(manifest)
-        if staging is None and not self.trees.has(manifest):
-            raise NotFound(f"The manifest {manifest.short} is not here", code="unknown_manifest")
-        layout = self.layout(manifest) if staging is None else staging.layout
-        return layout, self._readable(layout, staging, wanted)
-
-    def readable_at_hand(
-        self, manifest: ManifestId, wanted: Iterable[tuple[int, int]]
-    ) -> tuple[Layout, list[int]] | None:
-        """The same where memory alone tells, which does not block; None where it does not."""
-        staging = self.stagings.shared(manifest)
-        if staging is not None:
-            layout: Layout | None = staging.layout
-        else:
-            layout = self.trees.layouts.at_hand(manifest) if self.holds(manifest) else None
-        return None if layout is None else (layout, self._readable(layout, staging, wanted))
-
-    def _readable(
-        self, layout: Layout, staging: Staging | None, wanted: Iterable[tuple[int, int]]
-    ) -> list[int]:
-        indexes = []
-        for piece_index, members in groupby(wanted, key=itemgetter(0)):
-            with contextlib.suppress(FormatError):
-                spans = layout.spans_of_piece(piece_index)
-                indexes += [spans[n] for _, n in members if n < len(spans)]
-        if staging is not None:
-            return [n for n in indexes if staging.is_span_held(layout.spans[n])]
-        rotten = self.trees.rotten(layout.manifest)
-        if not rotten:
-            return indexes
-        return [n for n in indexes if rotten.isdisjoint(layout.spans[n].chunks)]
+    # Room
 
     def held_bytes(self) -> int:
         """The content of all trees here, what they share counted each time."""

@@ -261,7 +261,7 @@ class Session:
 
     async def _piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
         try:
-            return await trio.to_thread.run_sync(self._library.piece, manifest, piece)
+            return await trio.to_thread.run_sync(self._library.seeding.piece, manifest, piece)
         except DocumentMissing as error:
             raise Refusal(
                 ErrorCode.UNKNOWN_MANIFEST, "that piece of that manifest is not held here"
@@ -281,7 +281,7 @@ class Session:
         damaged = self._library.damage.chunks(manifest)
         if self._library.holds(manifest) and not damaged:
             return HaveAnswer(request.request, complete=True, bitmaps=())
-        bitmaps = await trio.to_thread.run_sync(self._library.shared_bitmaps, manifest)
+        bitmaps = await trio.to_thread.run_sync(self._library.seeding.shared_bitmaps, manifest)
         if bitmaps is None:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here")
         if news is not None:
@@ -322,9 +322,11 @@ class Session:
         if not wanted:
             raise Refusal(ErrorCode.CANCELLED, "nothing of it is wanted any more")
         try:
-            found = self._library.readable_at_hand(manifest, wanted)
+            found = self._library.seeding.readable_at_hand(manifest, wanted)
             if found is None:
-                found = await trio.to_thread.run_sync(self._library.readable, manifest, wanted)
+                found = await trio.to_thread.run_sync(
+                    self._library.seeding.readable, manifest, wanted
+                )
         except (NotFound, DocumentMissing) as error:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
         layout, among = found
@@ -353,7 +355,11 @@ class Session:
     async def _span(self, request: GetSpan) -> Answer:
         try:
             data = await trio.to_thread.run_sync(
-                self._library.read_span, request.manifest, request.piece, request.n, request.skip
+                self._library.seeding.read_span,
+                request.manifest,
+                request.piece,
+                request.n,
+                request.skip,
             )
         except ChunkCorrupt as error:
             _sparing.error("chunk_rotten", manifest=request.manifest.short, chunk=error.chunk.short)

@@ -182,7 +182,7 @@ async def offer(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async with acting(setting.fleet.central, lambda _peer, _request, answer: answer) as actor:
         library = actor._state.library
-        documents, holds, piece_of = library.documents, library.holds, library.piece
+        documents, holds, piece_of = library.documents, library.holds, library.seeding.piece
         bad = set(setting.bad.values())
 
         def piece(manifest: ManifestId, wanted: PieceId) -> bytes:
@@ -191,7 +191,7 @@ async def offer(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
             return piece_of(manifest, wanted)
 
         monkeypatch.setattr(library, "holds", lambda one: one in bad or holds(one))
-        monkeypatch.setattr(library, "piece", piece)
+        monkeypatch.setattr(library.seeding, "piece", piece)
 
         def refuse_all() -> None:
             for node in (setting.repo, setting.room):

@@ -174,7 +174,7 @@ def test_a_tree_that_was_replaced_is_served_from_its_new_place(
 ) -> None:
     bring(library, film)
     span = film.layout.spans[0]
-    library.read_span(film.manifest, span.piece, span.n, b"")  # the tree is open now
+    library.seeding.read_span(film.manifest, span.piece, span.n, b"")  # the tree is open now
     path = library.tree(film.manifest) / "big.bin"
     path.chmod(0o644)
     path.write_bytes(b"gone")
@@ -182,7 +182,7 @@ def test_a_tree_that_was_replaced_is_served_from_its_new_place(
     stage_all(staging, film)
     library.place(staging)
     for one in film.layout.spans:
-        data = library.read_span(film.manifest, one.piece, one.n, b"")
+        data = library.seeding.read_span(film.manifest, one.piece, one.n, b"")
         assert bytes(data) == film.span_bytes(one)
     assert library.trees.rotten(film.manifest) == frozenset()
 
@@ -192,11 +192,11 @@ def test_pieces_are_given_under_their_own_manifest_only(library: Library, film: 
     bring(library, film)
     bring(library, other)
     [foreign] = other.pieces
-    assert library.piece(other.manifest, foreign) == other.pieces[foreign]
+    assert library.seeding.piece(other.manifest, foreign) == other.pieces[foreign]
     with pytest.raises(DocumentMissing):
-        library.piece(film.manifest, foreign)
+        library.seeding.piece(film.manifest, foreign)
     with pytest.raises(NotFound):
-        library.read_span(film.manifest, foreign, 0, b"")
+        library.seeding.read_span(film.manifest, foreign, 0, b"")
 
 
 def test_what_does_not_fit_is_refused_before_it_is_fetched(library: Library, film: Version) -> None:

@@ -17,7 +17,7 @@ from archid.addresses import Address
 from archid.errors import StorageError
 from archid.net.errors import PeerLost
 from archid.net.peer import Peer
-from archid.store.library import Library
+from archid.store.seeding import Seeding
 from archid.sync import sources as sources_module
 from archid.sync.address_book import AddressBook
 from archid.sync.fetcher import Want
@@ -89,7 +89,7 @@ async def test_a_revoked_node_is_cut_off_in_the_middle_of_a_transfer(
     monkeypatch.setattr(sources_module, "FIRST_RETRY_S", 0.02)
     stage.repo.hold(stage.film)
     stage.salle.fetcher.want([Want(stage.film.manifest, 0)])
-    halfway, go_on, read = trio.Event(), threading.Event(), Library.read_span
+    halfway, go_on, read = trio.Event(), threading.Event(), Seeding.read_span
     reads = itertools.count()
 
     def pausing(*arguments: Any) -> Any:
@@ -98,7 +98,7 @@ async def test_a_revoked_node_is_cut_off_in_the_middle_of_a_transfer(
             go_on.wait(30)
         return read(*arguments)
 
-    monkeypatch.setattr(Library, "read_span", pausing)
+    monkeypatch.setattr(Seeding, "read_span", pausing)
     async with running(stage.salle.fetcher.run) as nursery:
         link = await connect(nursery, stage.salle, stage.repo)
         await halfway.wait()

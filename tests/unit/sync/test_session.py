@@ -13,7 +13,7 @@ import trio
 from archid.net.errors import PeerLost, PeerRefused
 from archid.net.peer import Peer
 from archid.store.documents import DocumentStore
-from archid.store.library import Library
+from archid.store.seeding import Seeding
 from archid.sync.trust_restoring import decode_envelope
 from protocol import paged
 from protocol.facts import Entry
@@ -344,14 +344,14 @@ async def test_a_revocation_counts_for_what_is_just_being_read(
     cast: Cast, salle: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await show(salle, cast.salle, cast.film)
-    trust, read = cast.repo.keeper.trust, Library.read_span
+    trust, read = cast.repo.keeper.trust, Seeding.read_span
     cast.fleet.sign(denied=(cast.fleet.denial(cast.salle.identity),))
 
     def revoke_meanwhile(*arguments: Any) -> Any:
         trust.accept_head(decode_envelope(cast.fleet.head_bytes), now=0)
         return read(*arguments)
 
-    monkeypatch.setattr(Library, "read_span", revoke_meanwhile)
+    monkeypatch.setattr(Seeding, "read_span", revoke_meanwhile)
     span = cast.film.layout.spans[0]
     with pytest.raises(PeerLost) as lost:
         await salle.request(GetSpan(0, cast.film.manifest, span.piece, span.n, b""))
@@ -366,7 +366,7 @@ async def test_nothing_is_read_for_who_may_not_have_it(
         raise AssertionError("it was read")
 
     for name in ("read_span", "piece"):
-        monkeypatch.setattr(Library, name, reading)
+        monkeypatch.setattr(Seeding, name, reading)
     monkeypatch.setattr(DocumentStore, "get_manifest", reading)
     for request in content_requests(cast.film):
         assert await refusal(salle, request) is ErrorCode.NOT_ENTITLED

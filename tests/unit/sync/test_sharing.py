@@ -107,7 +107,7 @@ async def test_what_a_neighbour_verifies_is_passed_on_at_once(
             progress = sas.fetcher.progress[film.manifest]
             for span in spans[1:]:
                 # It has all that the neighbour has, long before the neighbour has all.
-                held = salle.library.shared_bitmaps(film.manifest)
+                held = salle.library.seeding.shared_bitmaps(film.manifest)
                 await has(sas, film, held)
                 assert not salle.library.holds(film.manifest)
                 assert not sas.library.holds(film.manifest)
@@ -120,7 +120,8 @@ async def test_what_a_neighbour_verifies_is_passed_on_at_once(
 async def has(node: SyncNode, film: Version, bitmaps: list[tuple[int, bytes]] | None) -> None:
     """Wait until a node's fetch has verified these spans."""
     await until(
-        lambda: node.library.shared_bitmaps(film.manifest) == bitmaps, node.directory.spans.changed
+        lambda: node.library.seeding.shared_bitmaps(film.manifest) == bitmaps,
+        node.directory.spans.changed,
     )
 
 
