@@ -255,9 +255,13 @@ def _add_files(
     layout: Layout,
     batch: Sequence[tuple[FileRow, range]],
 ) -> None:
-    [tree] = connection.execute(
+    begun = connection.execute(
         "SELECT id FROM tree WHERE manifest = ?", (bytes(manifest),)
     ).fetchone()
+    if begun is None:
+        # An older tree of this version was buried meanwhile; the next start adds it again.
+        return
+    [tree] = begun
     chunks: list[tuple[bytes, int, int]] = []
     for row, stretch in batch:
         file = row.file

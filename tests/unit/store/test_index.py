@@ -109,6 +109,31 @@ async def test_an_interrupted_addition_is_finished_by_the_next(
     assert len(await index.find(ids_of(version))) == len(ids_of(version))
 
 
+async def test_a_tree_that_is_removed_while_it_is_added_is_added_by_the_next_start(
+    index: ChunkIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, path = placed(tmp_path, a_film())
+    monkeypatch.setattr("archid.store.index.WRITE_BATCH", 100)
+    calls = 0
+    transact = index._database.transact
+
+    def removing(function: object, *args: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            monkeypatch.undo()
+            index.remove_tree_blocking(version.manifest)
+        return transact(function, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(index._database, "transact", removing)
+    index.add_tree_blocking(version.manifest, version.layout, path)
+    assert calls > 5, "nothing was removed meanwhile"
+    assert await index.trees() == []
+    index.follow({version.manifest: path}, lambda _: version.layout)
+    assert len(await index.trees()) == 1
+    assert len(await index.find(ids_of(version))) == len(ids_of(version))
+
+
 async def test_following_forgets_a_tree_that_never_stood_and_was_added_in_part(
     index: ChunkIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
