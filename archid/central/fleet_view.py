@@ -50,7 +50,7 @@ class FleetView:
         """Every node with its newest state, as the control method ``fleet`` answers."""
         releases = await self._service.releases()
         names = {one.release: one.name for one in releases}
-        nodes = [self._node_json(node, names) for node in await self._service.nodes()]
+        nodes = [self._node_json(node, names) for node in await self._service.membership.nodes()]
         epoch, serial = self._service.state.order
         rooms = [
             {"release": one.name, **room}
@@ -64,7 +64,7 @@ class FleetView:
         """How a release stands in each of its rooms, both machines taken together."""
         servers = [
             Server(one.name, one.node, "ice", one.place.site, one.place.room, one.place.server_kind)
-            for one in await self._service.nodes()
+            for one in await self._service.membership.nodes()
             if one.place.role == "ice"
         ]
         return rooms_json(release, lambda node: self._told(node, release), enrolled=servers)
@@ -95,7 +95,11 @@ class FleetView:
         """As the control method ``why`` answers; raises NotFound."""
         release = await self._service.release(release_name)
         node = next(
-            (one for one in await self._service.nodes() if node_name in (one.name, one.node.hex())),
+            (
+                one
+                for one in await self._service.membership.nodes()
+                if node_name in (one.name, one.node.hex())
+            ),
             None,
         )
         if node is None:

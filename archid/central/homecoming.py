@@ -65,7 +65,7 @@ class Homecoming:
         Being admitted with its certificate also proves that a newcomer has stored everything.
         """
         with contextlib.suppress(NotFound):
-            await self._service.confirm(peer.node)
+            await self._service.membership.confirm(peer.node)
         answer = await peer.request(GetHead(0), HeadAnswer)
         self._take(peer.node, answer.head)
         self._shown.fire()

@@ -97,7 +97,7 @@ class CentralMethods:
     async def revoke(
         self, caller: Caller, params: dict[str, Any], _exchange: Exchange
     ) -> dict[str, Any]:
-        node = await self._service.remove_node(
+        node = await self._service.membership.remove_node(
             params["node"], confirm=params["confirm"], by=caller.user_name
         )
         return {
@@ -127,7 +127,7 @@ class CentralMethods:
         self, caller: Caller, params: dict[str, Any], _exchange: Exchange
     ) -> dict[str, Any]:
         place = Place(params["role"], params["site"], params["room"], params["server_kind"])
-        made = await self._service.create_token(
+        made = await self._service.membership.create_token(
             place, name=params["name"], lifetime_s=params["lifetime_s"], by=caller.user_name
         )
         return made.to_json()
@@ -135,4 +135,4 @@ class CentralMethods:
     async def list_tokens(
         self, _caller: Caller, _params: dict[str, Any], _exchange: Exchange
     ) -> dict[str, Any]:
-        return {"tokens": [row.to_json() for row in await self._service.tokens()]}
+        return {"tokens": [row.to_json() for row in await self._service.membership.tokens()]}

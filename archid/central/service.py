@@ -1,7 +1,8 @@
-"""Central's work behind one door: what control handlers, the join desk and the daemon call.
+"""Central's work behind one door: what control handlers and the daemon call.
 
 Each method is one change to the ledger or one look into it. Decisions are in the modules that own
-a subject; here they are only put in order, and each outcome is logged once.
+a subject; here they are only put in order, and each outcome is logged once. Nodes that come and go
+are `archid.central.membership`'s.
 """
 
 from __future__ import annotations
@@ -13,15 +14,8 @@ from pathlib import Path
 from sqlalchemy.engine import Connection
 
 from archid.addresses import Address
-from archid.central.estate import (
-    Node,
-    Place,
-    find_node,
-    mark_ready,
-    present_nodes,
-    remove_node,
-)
 from archid.central.ledger import Denials, Ledger
+from archid.central.membership import Membership
 from archid.central.publishing import (
     NextVersion,
     PublishedVersion,
@@ -43,26 +37,15 @@ from archid.central.releases import (
 from archid.central.root_desk import RootDesk
 from archid.central.signed_state import SignedState
 from archid.central.succession import Succession
-from archid.central.tokens import (
-    Admission,
-    NewToken,
-    TokenRow,
-    create_token,
-    list_tokens,
-    member_with,
-    redeem_token,
-)
 from archid.config import CentralSettings
 from archid.errors import Conflict, UsageError
 from archid.log import get_logger
 from archid.net.certificates import issue
 from archid.store.documents import DocumentStore
 from protocol.envelope import PublicKey
-from protocol.head import DENIED_NODE, DENIED_RELEASE
+from protocol.head import DENIED_RELEASE
 from protocol.ids import DocumentId, ManifestId, NodeId
-from protocol.join_token import JoinToken
 from protocol.manifest import ManifestRoot
-from protocol.messages import RENEWAL_TOKEN_ID
 
 log = get_logger(__name__)
 
@@ -73,8 +56,8 @@ class CentralService:
     def __init__(self, ledger: Ledger, *, node: NodeId, addresses: Sequence[Address]) -> None:
         self._ledger = ledger
         self._succession = Succession(ledger)
+        self.membership = Membership(ledger, node=node, addresses=addresses)
         self._node = node
-        self._addresses = tuple(str(address) for address in addresses)
         self._publishing: set[str] = set()
 
     @classmethod
@@ -131,132 +114,6 @@ class CentralService:
         """A certificate for this node's own key by the CA that issues now."""
         ca = self._ledger.state.root.ca_certificates[0]
         return issue(self._ledger.keys.ca_key, ca, key, self._node)
-
-    # -- joining
-
-    async def create_token(
-        self, place: Place, *, name: str, lifetime_s: int | None = None, by: str
-    ) -> NewToken:
-        """A token for one node; raises UsageError, Conflict, Unavailable."""
-        if not self._addresses:
-            raise UsageError(
-                "A token must say where central is reached",
-                remedy="Set [network] advertise in central's configuration and restart it",
-            )
-        lifetime = lifetime_s or int(self._ledger.settings.token_lifetime.total_seconds())
-        self._ledger.gate.require_open(now=self._ledger.clock())
-
-        def work() -> NewToken:
-            with self._ledger.database.write() as connection:
-                secret, row = create_token(
-                    connection,
-                    place=place,
-                    name=name,
-                    lifetime_s=lifetime,
-                    by=by,
-                    now_s=self._ledger.now_s,
-                )
-            text = JoinToken(
-                addresses=self._addresses,
-                central=self._node,
-                fingerprint=self._ledger.state.root.fingerprint,
-                token_id=secret.token,
-                secret=secret.secret,
-                fleet_name=self._ledger.state.root.fleet_name,
-                role=place.role,
-                expires_s=row.expires_s,
-            ).encode()
-            return NewToken(text, row, self._addresses)
-
-        made = await self._ledger.hop(work)
-        log.info("join_prepared", id=made.row.token.hex(), role=place.role, by=by)
-        return made
-
-    async def tokens(self) -> list[TokenRow]:
-        """Every token, newest first."""
-        return await self._ledger.read(lambda found: list_tokens(found, now_s=self._ledger.now_s))
-
-    async def redeem(
-        self,
-        *,
-        token: bytes,
-        secret: bytes,
-        public_key: PublicKey,
-        name: str,
-        role: str | None = None,
-    ) -> Admission:
-        """Let the holder of `public_key`, who has proven that it holds it, into the fleet.
-
-        Asking again with the same token and key gives the same answer. Raises TokenRefused,
-        whose code is one of the protocol's, Conflict, Unavailable.
-        """
-
-        if token == RENEWAL_TOKEN_ID:
-            return self._admission(
-                await self._ledger.read(lambda found: member_with(found, public_key))
-            )
-
-        def change(connection: Connection) -> tuple[Node, bool]:
-            return redeem_token(
-                connection,
-                token=token,
-                secret=secret,
-                key=public_key,
-                name=name,
-                role=role,
-                now_s=self._ledger.now_s,
-            )
-
-        node, is_new = await self._ledger.change(change, reason="a node joined")
-        if is_new:
-            log.info("node_joined", node=node.node.short, name=node.name, role=node.place.role)
-        return self._admission(node)
-
-    def _admission(self, node: Node) -> Admission:
-        state = self._ledger.state
-        return Admission(
-            node=node,
-            certificate=issue(
-                self._ledger.keys.ca_key, state.root.ca_certificates[0], node.key, node.node
-            ),
-            roots=state.roots,
-            head=state.head_envelope,
-            grants=state.grants_envelope,
-            leaf=state.leaf(node.node),
-        )
-
-    async def confirm(self, node: NodeId) -> Node:
-        """The newcomer has stored everything and is ready; raises NotFound."""
-
-        def work() -> Node:
-            with self._ledger.database.write() as connection:
-                return mark_ready(connection, node, now_s=self._ledger.now_s)
-
-        return await self._ledger.hop(work)
-
-    async def nodes(self) -> list[Node]:
-        """Every node that has not left, by name."""
-        return await self._ledger.read(present_nodes)
-
-    async def remove_node(self, name: str, *, confirm: bool = False, by: str) -> Node:
-        """Take a node (by name or id) out of the fleet and deny it at once.
-
-        Raises NotFound, Conflict, TakesAway unless `confirm`.
-        """
-
-        def change(connection: Connection) -> tuple[Node, Denials]:
-            node = find_node(connection, name)
-            remove_node(connection, node, now_s=self._ledger.now_s)
-            return node, [(DENIED_NODE, bytes(node.node))]
-
-        node, _ = await self._ledger.change(
-            change,
-            reason=f"{name} was removed by {by}",
-            confirm=confirm,
-            denied=lambda result: result[1],
-        )
-        log.info("node_removed", node=node.node.short, name=node.name, by=by)
-        return node
 
     # -- publishing
 

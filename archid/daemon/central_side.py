@@ -97,7 +97,7 @@ class CentralSide:
     @property
     def desk(self) -> TokenDesk:
         """Where tokens are redeemed."""
-        return self._service
+        return self._service.membership
 
     def handlers(self) -> Mapping[str, Handler]:
         """Central's own methods of the control socket."""

@@ -383,7 +383,9 @@ def test_a_removed_node_is_cut_off_and_stays_out(fleet: LocalFleet) -> None:
             assert asked.peer.error.reason is ErrorCode.DENIED
 
     def remove() -> None:
-        at_the_desk(fleet, lambda service: service.remove_node(LEAVER, confirm=True, by="test"))
+        at_the_desk(
+            fleet, lambda service: service.membership.remove_node(LEAVER, confirm=True, by="test")
+        )
 
     with ExitStack() as stack:
         taps = [stack.enter_context(EventTap(fleet.nodes[name])) for name in PEERS[1:]]

@@ -138,9 +138,9 @@ async def publish_three(service: CentralService, stem: str = "dune") -> None:
 async def join(
     service: CentralService, place: Place, name: str, key: PublicKey | None = None
 ) -> Admission:
-    token = await service.create_token(place, name=name, by="tester")
+    token = await service.membership.create_token(place, name=name, by="tester")
     parsed = JoinToken.decode(token.text)
-    return await service.redeem(
+    return await service.membership.redeem(
         token=parsed.token_id,
         secret=parsed.secret,
         public_key=key or new_key(),

@@ -172,7 +172,7 @@ def test_more_answers_never_close_what_fewer_opened(
 async def lively(service: CentralService) -> None:
     """What happened before the backup."""
     repo = await join(service, REPO, "repo-1")
-    await service.confirm(repo.node.node)
+    await service.membership.confirm(repo.node.node)
     await join(service, SALLE, "paris-1-salle")
     await join(service, SAS, "paris-1-sas")
     await publish_three(service)
@@ -195,7 +195,7 @@ async def livelier(service: CentralService) -> None:
         definition("Alien", stem="alien", targets='rooms = ["lyon/2"]'), source="d", by="t"
     )
     await service.withdraw_release("Alien", by="t", confirm=True)
-    await service.remove_node("lyon-2-sas", by="t", confirm=True)
+    await service.membership.remove_node("lyon-2-sas", by="t", confirm=True)
 
 
 def repo_of(service: CentralService) -> NodeId:
@@ -211,13 +211,15 @@ async def test_an_older_database_takes_over_the_newer_documents_of_the_fleet(
 ) -> None:
     with fleet.running() as service:
         await lively(service)
-        open_token = JoinToken.decode((await service.create_token(SALLE, name="late", by="t")).text)
+        open_token = JoinToken.decode(
+            (await service.membership.create_token(SALLE, name="late", by="t")).text
+        )
     restored = fleet.copy(tmp_path / "restored")
     with fleet.running() as service:
         service.gate.trust_database()
         await livelier(service)
         newer = service.state
-        original = {name.name: name.place for name in await service.nodes()}
+        original = {name.name: name.place for name in await service.membership.nodes()}
         releases = {
             each.name: (each.generation, each.state, dict(each.scripts), set(each.servers))
             for each in await service.releases()
@@ -231,7 +233,7 @@ async def test_an_older_database_takes_over_the_newer_documents_of_the_fleet(
         with pytest.raises(Unavailable):
             await back.begin_publication("x", "loop")
         with pytest.raises(Unavailable):
-            await back.redeem(
+            await back.membership.redeem(
                 token=open_token.token_id,
                 secret=open_token.secret,
                 public_key=new_key(),
@@ -246,7 +248,7 @@ async def test_an_older_database_takes_over_the_newer_documents_of_the_fleet(
         assert back.state.grants_envelopes == newer.grants_envelopes
         assert dict(back.state.leaves()) == dict(newer.leaves())
         assert back.state.complete
-        assert {each.name: each.place for each in await back.nodes()} == original
+        assert {each.name: each.place for each in await back.membership.nodes()} == original
         assert {
             each.name: (each.generation, each.state, dict(each.scripts), set(each.servers))
             for each in await back.releases()
@@ -262,7 +264,7 @@ async def test_an_older_database_takes_over_the_newer_documents_of_the_fleet(
 
         # Nobody can say whether this token was used meanwhile.
         with pytest.raises(Exception, match="called back"):
-            await back.redeem(
+            await back.membership.redeem(
                 token=open_token.token_id,
                 secret=open_token.secret,
                 public_key=new_key(),

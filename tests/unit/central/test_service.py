@@ -188,17 +188,17 @@ async def test_a_removed_node_is_denied_at_once_and_its_leaf_is_gone(fleet: Flee
     with fleet.running() as service:
         _, sas = await fleet_with_release(service)
         with pytest.raises(TakesAway):
-            await service.remove_node("paris-1-sas", by="t")
+            await service.membership.remove_node("paris-1-sas", by="t")
         proof = LeafDocument.decode(service.state.leaf(sas)).proof()
         follower = Follower(service)
         key = follower.trust.check_leaf(LeafDocument.decode(service.state.leaf(sas))).facts.key
-        await service.remove_node("paris-1-sas", by="t", confirm=True)
+        await service.membership.remove_node("paris-1-sas", by="t", confirm=True)
         follower.follow(service)
         assert sas not in service.state.nodes
         with pytest.raises(Exception, match="revoked"):
             follower.trust.check_facts(proof, peer_key=key)
         with pytest.raises(NotFound):
-            await service.remove_node("paris-1-sas", by="t")
+            await service.membership.remove_node("paris-1-sas", by="t")
 
 
 async def test_a_withdrawn_release_can_be_applied_again(fleet: Fleet) -> None:
@@ -373,13 +373,13 @@ async def test_a_script_name_that_cannot_be_is_refused(fleet: Fleet, name: str) 
 
 async def test_two_joiners_with_one_token_of_which_one_wins(fleet: Fleet) -> None:
     with fleet.running() as service:
-        made = await service.create_token(SALLE, name="paris-1-salle", by="t")
+        made = await service.membership.create_token(SALLE, name="paris-1-salle", by="t")
         token = JoinToken.decode(made.text)
         outcomes: list[str] = []
 
         async def try_it() -> None:
             try:
-                await service.redeem(
+                await service.membership.redeem(
                     token=token.token_id, secret=token.secret, public_key=new_key(), name=""
                 )
                 outcomes.append("in")
@@ -390,34 +390,34 @@ async def test_two_joiners_with_one_token_of_which_one_wins(fleet: Fleet) -> Non
             for _ in range(4):
                 nursery.start_soon(try_it)
         assert sorted(outcomes) == ["in", "token_used", "token_used", "token_used"]
-        assert len(await service.nodes()) == 2
+        assert len(await service.membership.nodes()) == 2
 
 
 async def test_a_joiner_that_lost_the_answer_gets_it_again(fleet: Fleet) -> None:
     with fleet.running() as service:
-        made = await service.create_token(SALLE, name="", by="t", lifetime_s=60)
+        made = await service.membership.create_token(SALLE, name="", by="t", lifetime_s=60)
         token = JoinToken.decode(made.text)
         key = new_key()
-        first = await service.redeem(
+        first = await service.membership.redeem(
             token=token.token_id, secret=token.secret, public_key=key, name="cab-7"
         )
         order = service.state.order
         fleet.clock.now += 3600
-        again = await service.redeem(
+        again = await service.membership.redeem(
             token=token.token_id, secret=token.secret, public_key=key, name="cab-7"
         )
         assert first.node.name == "cab-7"
         assert again.certificate == first.certificate
         assert again.leaf == first.leaf
         assert service.state.order == order
-        ready = await service.confirm(first.node.node)
+        ready = await service.membership.confirm(first.node.node)
         assert ready.state == "ready"
-        assert (await service.confirm(first.node.node)).ready_s == ready.ready_s
+        assert (await service.membership.confirm(first.node.node)).ready_s == ready.ready_s
 
 
 async def test_tokens_that_do_not_let_in(fleet: Fleet) -> None:
     with fleet.running() as service:
-        made = await service.create_token(SALLE, name="", by="t", lifetime_s=60)
+        made = await service.membership.create_token(SALLE, name="", by="t", lifetime_s=60)
         token = JoinToken.decode(made.text)
 
         async def refused(**changes: bytes | str) -> str:
@@ -428,7 +428,7 @@ async def test_tokens_that_do_not_let_in(fleet: Fleet) -> None:
                 "name": "x",
             }
             with pytest.raises(TokenRefused) as caught:
-                await service.redeem(**(fields | changes))  # type: ignore[arg-type]
+                await service.membership.redeem(**(fields | changes))  # type: ignore[arg-type]
             return caught.value.code
 
         order = service.state.order
@@ -438,14 +438,14 @@ async def test_tokens_that_do_not_let_in(fleet: Fleet) -> None:
         fleet.clock.now += 61
         assert await refused() == "token_expired"
         assert service.state.order == order
-        assert [row.state for row in await service.tokens()] == ["expired"]
+        assert [row.state for row in await service.membership.tokens()] == ["expired"]
 
 
 async def test_a_node_that_left_needs_a_new_identity(fleet: Fleet) -> None:
     with fleet.running() as service:
         key = new_key()
         await join(service, SALLE, "paris-1-salle", key)
-        await service.remove_node("paris-1-salle", by="t", confirm=True)
+        await service.membership.remove_node("paris-1-salle", by="t", confirm=True)
         with pytest.raises(Conflict, match="left the fleet"):
             await join(service, SALLE, "paris-1-salle", key)
         replaced = await join(service, SALLE, "paris-1-salle")
@@ -458,8 +458,10 @@ async def test_a_machine_whose_name_will_not_do_gets_one_of_its_place(
 ) -> None:
     with fleet.running() as service:
         await join(service, SAS, "taken")
-        token = JoinToken.decode((await service.create_token(SALLE, name="", by="t")).text)
-        joined = await service.redeem(
+        token = JoinToken.decode(
+            (await service.membership.create_token(SALLE, name="", by="t")).text
+        )
+        joined = await service.membership.redeem(
             token=token.token_id, secret=token.secret, public_key=new_key(), name=wanted
         )
         assert joined.node.name.startswith("paris-1-salle-")
@@ -469,7 +471,7 @@ async def test_names_are_unique_whatever_their_case(fleet: Fleet) -> None:
     with fleet.running() as service:
         await join(service, SALLE, "paris-1")
         with pytest.raises(Conflict, match="taken"):
-            await service.create_token(SAS, name="Paris-1", by="t")
+            await service.membership.create_token(SAS, name="Paris-1", by="t")
 
 
 @pytest.mark.parametrize(
@@ -486,14 +488,14 @@ async def test_names_are_unique_whatever_their_case(fleet: Fleet) -> None:
 )
 async def test_places_that_make_no_sense_get_no_token(fleet: Fleet, place: Place) -> None:
     with fleet.running() as service, pytest.raises(UsageError):
-        await service.create_token(place, name="", by="t")
+        await service.membership.create_token(place, name="", by="t")
 
 
 async def test_the_database_holds_no_secret(fleet: Fleet) -> None:
     with fleet.running() as service:
-        made = await service.create_token(SALLE, name="", by="t")
+        made = await service.membership.create_token(SALLE, name="", by="t")
         token = JoinToken.decode(made.text)
-        await service.redeem(
+        await service.membership.redeem(
             token=token.token_id, secret=token.secret, public_key=new_key(), name="a"
         )
         keys = service._ledger.keys
