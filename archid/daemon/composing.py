@@ -6,11 +6,8 @@ the service manager is told that the node is ready.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,19 +18,15 @@ import trio
 from archid import __version__
 from archid.addresses import Address
 from archid.config import Config
-from archid.control.account import account_of
-from archid.control.journal_methods import with_journal
-from archid.control.keeping_methods import KeepingMethods
-from archid.control.limits_methods import LimitsMethods, counted
-from archid.control.node_methods import Listed, NodeMethods
-from archid.control.node_status import NodeStatus, Reason
-from archid.control.server import ControlServer, Handler
+from archid.control.server import ControlServer
 from archid.daemon.certificates import Certificates
-from archid.daemon.life import make_collector, moving_handlers
+from archid.daemon.control_side import ControlSide
+from archid.daemon.life import make_collector
 from archid.daemon.metrics_side import MetricsSide
 from archid.daemon.opening import OpenState
 from archid.daemon.reloading import Reloader
 from archid.daemon.runtime import give_back_memory
+from archid.daemon.signals import watch_signals
 from archid.daemon.watchdog import show_life
 from archid.events import EventHub
 from archid.log import configure, get_logger
@@ -162,7 +155,6 @@ class Node:
             journal=state.journal,
             events=self.events,
         )
-        self._keeping = KeepingMethods(state.library, self.collector)
         self.addresses = AddressBook(
             state.paths.addresses, node, config.node.role, self._advertised()
         )
@@ -248,7 +240,27 @@ class Node:
         self._metrics = MetricsSide(
             config.metrics.listen, self._central.fleet if self._central else None
         )
-        self._status = self._make_status()
+        self._answers = ControlSide(
+            config,
+            state,
+            listen=lambda: self._listener.addresses if self._listener else (),
+            advertised=self._advertised(),
+            site=self._site,
+            keeper=self.keeper,
+            leaf=self.leaf,
+            switchboard=self.switchboard,
+            dialer=self.dialer,
+            fetcher=self.fetcher,
+            healing=self.healing,
+            limits=self.limits,
+            deliveries=self.deliveries,
+            listings=self.listings,
+            replicator=self._replicator,
+            collector=self.collector,
+            central=self._central,
+            metrics=self._metrics,
+            stop=self._stop.set,
+        )
 
     def _open_central(self, stack: ExitStack) -> CentralSide | None:
         if not self._services.control_plane:
@@ -278,10 +290,10 @@ class Node:
         self._listener = await open_listener(self._config.network.listen)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_signals)
+                nursery.start_soon(watch_signals, self._stop.set, self._reloader.reload)
                 self._control = ControlServer(
                     self._config.control,
-                    self._handlers(),
+                    self._answers.handlers(),
                     self.events,
                     role=self._config.node.role,
                 )
@@ -319,7 +331,7 @@ class Node:
             self.collector.run,
             self.limits.run,
             show_life,
-            lambda: self._metrics.run(self._status),
+            lambda: self._metrics.run(self._answers.status),
         ]
         if self._services.holds_everything:
             tasks += [self._run_listings, self._replicator.run]
@@ -335,18 +347,6 @@ class Node:
     async def _run_listings(self) -> None:
         await self.listings.load()
         await self.listings.run()
-
-    async def _watch_signals(self) -> None:
-        on_terminal = os.isatty(sys.stderr.fileno())
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-            async for number in signals:
-                if number != signal.SIGHUP:
-                    log.info("signal_received", signal=signal.Signals(number).name)
-                    self._stop.set()
-                elif on_terminal and not os.isatty(sys.stderr.fileno()):
-                    self._stop.set()  # its terminal was closed: there is nowhere to write to
-                else:
-                    await self._reloader.reload()
 
     def _take_up(self, config: Config) -> None:
         """What of a changed configuration a running node follows: archid.daemon.reloading."""
@@ -371,6 +371,9 @@ class Node:
         ROOMS.release()
         give_back_memory()
 
+    async def _account(self) -> Account:
+        return await self._answers.account()
+
     def _site(self) -> str:
         return self.leaf.facts.site if self.leaf.facts else ""
 
@@ -381,68 +384,6 @@ class Node:
     def _roots(self) -> Sequence[bytes]:
         roots = self.keeper.trust.roots
         return [roots[version].encode() for version in sorted(roots)]
-
-    # The control socket
-
-    def _make_status(self) -> NodeStatus:
-        return NodeStatus(
-            role=self._config.node.role,
-            node=self._state.identity.node_id.hex(),
-            membership=self._state.membership,
-            listen=lambda: self._listener.addresses if self._listener else (),
-            advertise=self._advertised(),
-            keeper=self.keeper,
-            leaf=self.leaf,
-            switchboard=self.switchboard,
-            dialer=self.dialer,
-            fetcher=self.fetcher,
-            library=self._state.library,
-            healing=self.healing,
-            documents=self._state.documents,
-            limits=self.limits,
-            started_s=int(time.time()),
-            deliveries=self.deliveries,
-            extra_reasons=self._reasons,
-            pins=self._keeping.all_pins,
-        )
-
-    def _reasons(self) -> Sequence[Reason]:
-        return (*(self._central.reasons() if self._central else ()), *self._metrics.reasons())
-
-    async def _account(self) -> Account:
-        return await account_of(self._status)
-
-    def _handlers(self) -> Mapping[str, Handler]:
-        methods = NodeMethods(
-            self._status,
-            library=self._state.library,
-            fetcher=self.fetcher,
-            listing=self._central.listing if self._central else self._listing,
-            stop=self._stop.set,
-        )
-        handlers = {
-            **methods.handlers(),
-            **self._keeping.handlers(),
-            **LimitsMethods(
-                self.limits, partial(counted, self.switchboard), own_site=self._site
-            ).handlers(),
-            **moving_handlers(self._state.library, self.fetcher, self.deliveries, self._replicator),
-        }
-        if self._central is not None:
-            handlers.pop("leave")
-            handlers.update(self._central.handlers())
-        return with_journal(handlers, self._state.journal)
-
-    async def _listing(self) -> Sequence[Listed]:
-        if self.deliveries is None:
-            return [
-                Listed(row.manifest, row.name, row.kind, row.version)
-                for row in self.listings.catalogue
-            ]
-        return [
-            Listed(manifest, "", kind, 0, releases=tuple(self.deliveries.releases_of(manifest)))
-            for manifest, kind in self.deliveries.manifests()
-        ]
 
 
 async def _nothing(_peer: Peer) -> None:
