@@ -75,7 +75,7 @@ class PublishDialogue:
         try:
             ingested = await self._same_listing(name, params["listing"], reserved.previous)
             if ingested is None:
-                ingested = await self._take_folder(reserved, params["listing"], exchange)
+                ingested = await self._take_folder(reserved, params, exchange)
             published, is_new = await self._sign(
                 caller, ingested, _tell(exchange, "signing", ingested)
             )
@@ -105,10 +105,11 @@ class PublishDialogue:
         return Ingested(root, {}, True, 0, root.files, None)
 
     async def _take_folder(
-        self, reserved: NextVersion, listing: str | None, exchange: Exchange
+        self, reserved: NextVersion, params: dict[str, Any], exchange: Exchange
     ) -> Ingested:
         """Take in a folder until the tree stands, or is found to be the previous one."""
-        previous, record = await self._previous(reserved, compared=listing is not None)
+        compared = params["listing"] is not None
+        previous, record = await self._previous(reserved, compared=compared)
         ingest = await trio.to_thread.run_sync(
             lambda: Ingest(
                 self._library.paths,
@@ -118,15 +119,19 @@ class PublishDialogue:
                 reserved.version,
                 previous=previous,
                 record=record,
+                size_bytes=params["size_bytes"],
             )
         )
         try:
             await exchange.event({"event": "publish.compare", "known": record is not None})
             await self._take_entries(ingest, exchange)
             await _tell(exchange, "syncing", ingest)
-            return await trio.to_thread.run_sync(
-                ingest.finish, lambda _, pieces: self._library.keep_pieces(pieces.values())
+            finish = partial(
+                ingest.finish,
+                lambda _, pieces: self._library.keep_pieces(pieces.values()),
+                beside=self._library.indexing,
             )
+            return await trio.to_thread.run_sync(finish)
         finally:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(ingest.abort)

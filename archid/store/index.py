@@ -136,9 +136,22 @@ class ChunkIndex:
     def files_of(layout: Layout, tree: Path) -> list[FileRow]:
         """The files of a tree as they lie on the disk, wherever the tree stands."""
         try:
-            return list(_file_rows(layout, tree))
+            with TreeFolder.at(tree) as folder:
+                return list(_file_rows(layout, folder))
         except OSError as error:
             raise storage_error(error, tree) from error
+
+    @staticmethod
+    def files_in(folder: TreeFolder, layout: Layout, tree: Path) -> list[FileRow]:
+        """The same of a folder that is open, and may be moved meanwhile; `tree` is for errors."""
+        try:
+            return list(_file_rows(layout, folder))
+        except OSError as error:
+            raise storage_error(error, tree) from error
+
+    def has_tree_blocking(self, manifest: ManifestId) -> bool:
+        """Whether a tree is wholly in the index."""
+        return self._database.transact(_has_tree, manifest)
 
     def add_files_blocking(
         self, manifest: ManifestId, layout: Layout, rows: Sequence[FileRow]
@@ -195,19 +208,18 @@ class ChunkIndex:
                 log.info("index_tree_added", manifest=layout.manifest.hex())
 
 
-def _file_rows(layout: Layout, tree: Path) -> Iterator[FileRow]:
+def _file_rows(layout: Layout, folder: TreeFolder) -> Iterator[FileRow]:
     """The inode of every file with content; files that are missing or cut are left out."""
-    with TreeFolder.at(tree) as folder:
-        for file in layout.files:
-            if not file.size_bytes:
-                continue
-            above, _, name = file.path.rpartition("/")
-            try:
-                info = os.stat(name, dir_fd=folder.folder(above), follow_symlinks=False)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            if stat.S_ISREG(info.st_mode) and info.st_size == file.size_bytes:
-                yield FileRow(file, info.st_dev, info.st_ino)
+    for file in layout.files:
+        if not file.size_bytes:
+            continue
+        above, _, name = file.path.rpartition("/")
+        try:
+            info = os.stat(name, dir_fd=folder.folder(above), follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISREG(info.st_mode) and info.st_size == file.size_bytes:
+            yield FileRow(file, info.st_dev, info.st_ino)
 
 
 def _batched_by_chunks(rows: Iterable[FileRow]) -> Iterator[list[tuple[FileRow, range]]]:

@@ -21,11 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 from archid.errors import Interrupted, UsageError
 from archid.log import get_logger
 from archid.source_listing import SourceListing
+from archid.store import syscalls
 from archid.store.announced import (
     Announced,
     AnnouncedFile,
@@ -55,6 +56,14 @@ STAGING_PREFIX: Final = ".publish-"
 _PARALLEL_FILE_BYTES: Final = 1 << 20
 """Mean size from which several threads read a batch. Below, most of the work is system calls that
 take and drop the interpreter's lock: two threads took twice as long as one for files of 16 KiB."""
+_CACHED_SHARE: Final = 8
+"""What is an eighth of the machine's memory or more is written past the page cache: the kernel
+would make whoever writes so much wait for the disk (at 10 to 20 %), and drop what others use."""
+
+Beside: TypeAlias = Callable[
+    [ManifestRoot, Mapping[PieceId, bytes], Path], contextlib.AbstractContextManager[object]
+]
+"""What goes on while the finished tree, still at the path, is brought to the disk."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +101,13 @@ class Ingest:
         settled: SettledSources | None = None,
         profile: int = DEFAULT_PROFILE,
         threads: int = 2,
+        size_bytes: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """`record` tells the source of `previous`; without it everything is read.
 
-        `progress` is called with (bytes, files) so far, from the threads that read.
+        `size_bytes` is about what will come; nothing is refused by it. `progress` is called with
+        (bytes, files) so far, from the threads that read.
         Raises PathRefused for a kind or a name that cannot be, StorageError.
         """
         self.files = self.bytes = self.new_bytes = 0
@@ -121,6 +132,7 @@ class Ingest:
         self._stopped = threading.Event()
         self._finished = self._closed = False
         self._intakes: list[Intake] = []
+        self._cores = len(os.sched_getaffinity(0))
         cutters = [Cutter(profile) for _ in range(max(1, threads))]
         self._pool = ThreadPoolExecutor(len(cutters), thread_name_prefix="ingest")
         version_before = None
@@ -133,7 +145,15 @@ class Ingest:
         except OSError as error:
             raise storage_error(error, paths.staging) from error
         self._intakes += [
-            Intake(self._folder.again(), self._path, cutter, version_before, settled, self._tick)
+            Intake(
+                self._folder.again(),
+                self._path,
+                cutter,
+                version_before,
+                settled,
+                self._tick,
+                past_the_cache=size_bytes * _CACHED_SHARE >= syscalls.memory_bytes(),
+            )
             for cutter in cutters
         ]
 
@@ -206,13 +226,17 @@ class Ingest:
             self._record_announced()
 
     def finish(
-        self, keep: Callable[[ManifestRoot, Mapping[PieceId, bytes]], None] | None = None
+        self,
+        keep: Callable[[ManifestRoot, Mapping[PieceId, bytes]], None] | None = None,
+        *,
+        beside: Beside | None = None,
     ) -> Ingested:
         """Make the manifest and let the tree appear; then the ingest is closed.
 
         `keep` is given the root and its pieces before the sync that makes the tree durable, so
-        that documents it writes to the same file system are synced along. When nothing changed
-        since the previous version there is no new tree and `keep` is not called. Raises
+        that documents it writes to the same file system are synced along; `beside` is in force
+        during the sync and the rename. When nothing changed since the previous version there is no
+        new tree and neither is called. Raises
         PathRefused when a link leaves the tree through others, StorageError, and UsageError when
         announced files did not come.
         """
@@ -230,7 +254,8 @@ class Ingest:
         if keep is not None:
             keep(root, pieces)
         self._close()
-        place_tree(self._path, self._paths.tree(root.id))
+        with beside(root, pieces, self._path) if beside else contextlib.nullcontext():
+            place_tree(self._path, self._paths.tree(root.id))
         self._finished = True
         return Ingested(root, pieces, False, self.new_bytes, self._linked_files, self._source(root))
 
@@ -311,10 +336,11 @@ class Ingest:
     def _take_all(self, batch: Sequence[SourceFile]) -> list[TakenFile]:
         if len(self._intakes) > 1 and len(batch) > 1 and _worth_sharing(batch):
             return self._take_together(batch)
-        return [self._take(self._intakes[0], source) for source in batch]
+        spare_core = self._cores > 1
+        return [self._take(self._intakes[0], source, spare_core) for source in batch]
 
-    def _take(self, intake: Intake, source: SourceFile) -> TakenFile:
-        taken = intake.take(source)
+    def _take(self, intake: Intake, source: SourceFile, spare_core: bool) -> TakenFile:
+        taken = intake.take(source, spare_core=spare_core)
         self._count(taken)
         return taken
 
@@ -333,6 +359,8 @@ class Ingest:
         taken: dict[int, TakenFile] = {}
         waiting = iter(enumerate(batch))
         failed = threading.Event()
+        # A core that cuts another file gains more than one that writes what this one cuts.
+        spare_core = self._cores > min(len(self._intakes), len(batch))
 
         def work(intake: Intake) -> None:
             while not failed.is_set():
@@ -342,7 +370,7 @@ class Ingest:
                     return
                 at, source = item
                 try:
-                    taken[at] = self._take(intake, source)
+                    taken[at] = self._take(intake, source, spare_core)
                 except BaseException:
                     failed.set()
                     raise

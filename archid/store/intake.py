@@ -3,10 +3,11 @@
 The caller gives an open descriptor, so that reading happens with the rights of whoever opened
 it and nothing is opened by name twice. A file that does not hold still is refused rather than
 published half new. What is unchanged since the previous version becomes a hard link to the file
-there, whose bytes are hashed first; where extents can be shared they are, and then it is the
-shared copy that is hashed. A file that is known to be
-the one that was read for the previous version (`archid.store.source_records`) is not read again;
-what it is linked to is. Which files there are, and in which order, is `archid.store.ingest`'s.
+there, whose bytes are hashed first. Where extents can be shared they are; what is hashed then is
+the source, which is warm, if its times would tell that it changed after it was shared
+(`archid.store.settling`), and else the copy, which holds still. A file that is known to be the one
+that was read for the previous version (`archid.store.source_records`) is not read again; what it
+is linked to is. Which files there are, and in which order, is `archid.store.ingest`'s.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from protocol.limits import MAX_FILE_BYTES
 from protocol.pieces import MAX_MTIME_NS
 
 _WRITE_BEHIND_BYTES: Final = 8 << 20
-"""Files from this size on are written by a second thread; below, starting it costs more."""
+"""Files from this size on may be written by a second thread; below, starting it costs more."""
 _SMALL_BYTES: Final = 128 << 10
 """Files up to this size are read by one call and never shared: that is cheaper than asking."""
 _NO_LINK: Final = frozenset({errno.EMLINK, errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP})
@@ -111,8 +112,14 @@ class Intake:
         previous: PreviousVersion | None,
         settled: SettledSources,
         tick: Callable[[int], None],
+        *,
+        past_the_cache: bool = False,
     ) -> None:
-        """`tick` is told the bytes of every read, and may raise to stop."""
+        """`tick` is told the bytes of every read, and may raise to stop.
+
+        With `past_the_cache` copies of large files are written to the disk directly.
+        """
+        self._past_the_cache = past_the_cache
         self._settled = settled
         self._folder = folder
         self._where = where
@@ -137,9 +144,10 @@ class Intake:
         if self._previous_folder is not None:
             self._previous_folder.close()
 
-    def take(self, source: SourceFile) -> TakenFile:
+    def take(self, source: SourceFile, *, spare_core: bool = False) -> TakenFile:
         """Put a copy of the file into the tree, with its final mode and time.
 
+        With `spare_core` a large file is written by another thread than the one that cuts it.
         Raises NotPublishable, FileUnreadable, ChangedWhileReading, UsageError (too large),
         StorageError (DiskFull and its kin).
         """
@@ -169,7 +177,7 @@ class Intake:
         except OSError as error:
             raise storage_error(error, self._where / source.path) from error
         try:
-            table = self._copy(source, before, fd)
+            table = self._copy(source, before, fd, settled=facts != NO_FACTS, spare_core=spare_core)
             self._check_still(source, before)
             mtime_ns = min(max(source.mtime_ns, 0), MAX_MTIME_NS)
             if (
@@ -203,16 +211,35 @@ class Intake:
             path, executable, old.mtime_ns, self._table_of(old), size_bytes, True, facts
         )
 
-    def _copy(self, source: SourceFile, before: os.stat_result, fd: int) -> bytes:
+    def _copy(
+        self,
+        source: SourceFile,
+        before: os.stat_result,
+        fd: int,
+        *,
+        settled: bool,
+        spare_core: bool,
+    ) -> bytes:
         if before.st_size <= _SMALL_BYTES:
             return self._copy_small(source, before, fd)
         if self._clone(source, before, fd):
-            # The clone holds still, so it is what gets hashed.
-            return self._cut(SourceReader(source.path, fd, os.fstat(fd).st_size, self._tick))
+            # Whatever is written to a settled source from now on moves its times, and the caller
+            # looks at them when all is read: so far it is what was cloned. Any other may change
+            # unnoticed, but the clone, which nobody has read yet, does not.
+            chosen = source.descriptor if settled else fd
+            return self._cut(SourceReader(source.path, chosen, os.fstat(fd).st_size, self._tick))
+        large = before.st_size >= _WRITE_BEHIND_BYTES
         reader = CopyingReader(
-            source.path, source.descriptor, before, self._tick, target_fd=fd, folder=self._where
+            source.path,
+            source.descriptor,
+            before,
+            self._tick,
+            target_fd=fd,
+            folder=self._where,
+            past_the_cache=large and self._past_the_cache,
         )
-        if before.st_size < _WRITE_BEHIND_BYTES:
+        # Who writes directly waits for the disk, which takes no core.
+        if not large or not (spare_core or self._past_the_cache):
             return self._cut(reader)
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="ingest-write")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from archid.errors import StorageError
@@ -24,6 +24,7 @@ from archid.store.damage import DamageBook
 from archid.store.documents import DocumentStore
 from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing, storage_error
 from archid.store.index import ChunkIndex
+from archid.store.indexing import index_beside
 from archid.store.layout import StatePaths
 from archid.store.mending import Mending, mark_damaged
 from archid.store.placing import remove_superseded
@@ -253,26 +254,37 @@ class Library:
         """
         manifest, layout = staging.layout.manifest, staging.layout
         staging.seal()
-        files = self._index.files_of(layout, staging.path)
-        with ThreadPoolExecutor(1) as beside:
-            indexed = beside.submit(self._index.add_files_blocking, manifest, layout, files)
-            try:
-                self.documents.sync()
-                staging.appear(self.trees.path(manifest))
-            except BaseException:
-                with contextlib.suppress(StorageError):
-                    indexed.result()
-                    self._index.remove_tree_blocking(manifest)
-                raise
+        with index_beside(self._index, manifest, lambda: layout, staging.path) as indexed:
+            self.documents.sync()
+            staging.appear(self.trees.path(manifest))
         self.stagings.placed(manifest)
-        self._stands(manifest, indexed.result)
+        self._stands(manifest, indexed)
+
+    @contextlib.contextmanager
+    def indexing(
+        self, root: ManifestRoot, pieces: Mapping[PieceId, bytes], tree: Path
+    ) -> Iterator[None]:
+        """Index a tree that is being published while the block lets it appear.
+
+        Until `add_placed` nobody is told of it; `drop` takes it out again.
+        """
+        layout = partial(Layout.from_pieces, root, pieces)
+        with index_beside(self._index, root.id, layout, tree) as indexed:
+            yield
+        try:
+            indexed()
+        except StorageError as error:
+            log.error("index_unusable", why=error.sentence)
 
     def add_placed(self, manifest: ManifestId) -> None:
-        """A tree has come to stand: index it, then count it as held."""
-        tree = self.trees.path(manifest)
-        self._stands(
-            manifest, lambda: self._index.add_tree_blocking(manifest, self.layout(manifest), tree)
-        )
+        """A tree has come to stand: index it, unless that was done, then count it as held."""
+
+        def index() -> None:
+            if not self._index.has_tree_blocking(manifest):
+                tree = self.trees.path(manifest)
+                self._index.add_tree_blocking(manifest, self.layout(manifest), tree)
+
+        self._stands(manifest, index)
 
     def _stands(self, manifest: ManifestId, index: Callable[[], None]) -> None:
         self.trees.reopen(manifest)

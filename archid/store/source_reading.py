@@ -8,6 +8,7 @@ times when all is read. What the bytes are cut into is `archid.store.chunking`'s
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from archid.store import syscalls
+from archid.store.chunking import ALIGNED_BYTES
 from archid.store.errors import ChangedWhileReading, FileUnreadable, storage_error
 
 _ZEROS: Final = memoryview(bytes(1 << 20))
@@ -68,8 +70,12 @@ class CopyingReader(SourceReader):
         *,
         target_fd: int,
         folder: Path,
+        past_the_cache: bool = False,
     ) -> None:
-        """`folder` is where the target is, for errors."""
+        """`folder` is where the target is, for errors.
+
+        With `past_the_cache` what is aligned is written to the disk directly, if that can be.
+        """
         super().__init__(path, fd, before.st_size, tick)
         self._target_fd = target_fd
         self._folder = folder
@@ -77,6 +83,7 @@ class CopyingReader(SourceReader):
         self._pending: Future[None] | None = None
         self._ranges: list[tuple[int, int]] | None = None
         self._handed_over = 0
+        self._past_the_cache = past_the_cache and syscalls.past_the_cache(target_fd, True)
         if before.st_blocks * 512 < before.st_size:
             try:
                 self._ranges = list(syscalls.data_ranges(fd, before.st_size))
@@ -125,6 +132,8 @@ class CopyingReader(SourceReader):
 
     def _write(self, data: memoryview, offset: int) -> None:
         try:
+            if self._past_the_cache and self._written_directly(data, offset):
+                return
             syscalls.pwrite_all(self._target_fd, data, offset)
         except OSError as error:
             target = self._folder / self._path
@@ -133,3 +142,17 @@ class CopyingReader(SourceReader):
         if end - self._handed_over >= _WRITEBACK_BYTES:
             syscalls.start_writeback(self._target_fd, self._handed_over, end - self._handed_over)
             self._handed_over = end
+
+    def _written_directly(self, data: memoryview, offset: int) -> bool:
+        """False if it has to be written through the page cache, as all that follows then is."""
+        if not (len(data) % ALIGNED_BYTES or offset % ALIGNED_BYTES):
+            try:
+                syscalls.pwrite_all(self._target_fd, data, offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+            else:
+                return True
+        self._past_the_cache = False
+        syscalls.past_the_cache(self._target_fd, False)
+        return False

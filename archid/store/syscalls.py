@@ -91,6 +91,26 @@ def start_writeback(fd: int, offset: int = 0, length: int = 0) -> None:
         )
 
 
+def past_the_cache(fd: int, on: bool) -> bool:
+    """Let writes go to the disk directly, or again not; False where the file system cannot.
+
+    Then memory, offset and length have to be aligned, or a write fails with EINVAL.
+    """
+    try:
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if on else flags & ~os.O_DIRECT)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
+def memory_bytes() -> int:
+    """The memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def clone_file(source_fd: int, target_fd: int) -> bool:
     """Let the target share all extents of the source; False where that is not possible."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 from typing import Any
@@ -13,7 +14,7 @@ from pyfastcdc import FastCDC
 
 from archid.errors import UsageError
 from archid.store import chunking
-from archid.store.chunking import Cutter, require_compiled_core
+from archid.store.chunking import ALIGNED_BYTES, Cutter, require_compiled_core
 from protocol.chunking_profile import PROFILES
 from protocol.ids import ChunkId
 from protocol.limits import MAX_CHUNK_BYTES
@@ -35,6 +36,21 @@ class Trickle:
     def readinto(self, buffer: memoryview, /) -> int:
         portion = self._portions.pop() if self._portions else len(buffer)
         return self._stream.readinto(buffer[:portion])
+
+
+def test_what_is_read_lies_where_it_can_be_written_past_the_page_cache() -> None:
+    places: list[tuple[int, int]] = []
+
+    class Noting(io.BytesIO):
+        def readinto(self, buffer: Any, /) -> int:
+            if self.tell() < len(BASE):
+                address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+                places.append((address, self.tell()))
+            return super().readinto(buffer)
+
+    list(Cutter(buffer_bytes=262_144).cut(Noting(BASE)))
+    assert len(places) > 4
+    assert not any(address % ALIGNED_BYTES or offset % ALIGNED_BYTES for address, offset in places)
 
 
 def lengths(data: bytes, *, buffer_bytes: int = chunking.BUFFER_BYTES) -> list[int]:

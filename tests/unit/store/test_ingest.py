@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import resource
 import socket
 import stat
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from archid.store.errors import (
 from archid.store.ingest import Ingest, Ingested, remove_leftovers
 from archid.store.intake import SourceFile
 from archid.store.layout import StatePaths
+from archid.store.settling import SettledSources
 from protocol.ids import ChunkId, FleetId, PieceId
 from protocol.layout import FileEntry, Layout
 from protocol.manifest import ManifestRoot
@@ -98,11 +102,14 @@ def publish(
     previous: Layout | None = None,
     version: int = 1,
     threads: int = 2,
+    size_bytes: int = 0,
+    settled: SettledSources | None = None,
 ) -> tuple[Ingested, Layout]:
     """Publish the folder; the layout is the new version's, or the previous one's."""
     with Ingest(
-        paths, FLEET, "feature", "Film", version, previous=previous, threads=threads
-    ) as ingest:
+        paths, FLEET, "feature", "Film", version, previous=previous, threads=threads,
+        size_bytes=size_bytes, settled=settled,
+    ) as ingest:  # fmt: skip
         feed(ingest, folder)
         done = ingest.finish()
     if done.unchanged:
@@ -135,6 +142,20 @@ def check_tree(paths: StatePaths, folder: Path, layout: Layout) -> None:
         assert info.st_mtime_ns == entry.mtime_ns
         for offset, chunk in layout.chunks_of(entry):
             assert ChunkId.of(data[offset : offset + chunk.length]) == chunk.id
+
+
+def cached_bytes(path: Path) -> int:
+    """How much of a file is in the page cache (cachestat, Linux 6.5)."""
+
+    class Range(ctypes.Structure):
+        _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = (ctypes.c_uint64 * 5)()
+    with path.open("rb") as file:
+        if libc.syscall(451, file.fileno(), ctypes.byref(Range(0, 0)), found, 0):
+            pytest.skip("needs cachestat")
+    return int(found[0]) * mmap.PAGESIZE
 
 
 def nothing_is_left(paths: StatePaths) -> bool:
@@ -342,6 +363,82 @@ def test_where_extents_can_be_shared_nothing_is_copied(tmp_path: Path) -> None:
         after = os.statvfs(disk)
         check_tree(paths, disk / "source", layout)
         assert (before.f_bfree - after.f_bfree) * before.f_frsize < 10 << 20
+
+
+def test_what_is_large_against_the_memory_comes_out_as_it_went_in(
+    paths: StatePaths, source: Path
+) -> None:
+    fill(source)
+    (source / "film").write_bytes(noise((20 << 20) + 4321))
+    with (source / "sparse film").open("wb") as file:
+        file.write(noise(9 << 20, 1))
+        file.seek(12_345_678)
+        file.write(noise(1 << 20, 2))
+    _, layout = publish(paths, source, size_bytes=1 << 60)
+    check_tree(paths, source, layout)
+
+
+def at_rest() -> SettledSources:
+    """Takes what was written just now for old."""
+    return SettledSources(clock=lambda: time.time_ns() + 10**9)
+
+
+@with_xfs
+def test_what_is_shared_is_hashed_where_it_is_warm(tmp_path: Path) -> None:
+    from tests.unit.store.disks import xfs_disk
+
+    with xfs_disk(tmp_path / "xfs") as disk:
+        paths = StatePaths(disk / "state", disk / "scripts")
+        paths.prepare()
+        (disk / "source").mkdir()
+        film = disk / "source" / "film"
+        film.write_bytes(noise(20 << 20))
+        with film.open("rb") as opened:
+            read: list[int] = []
+            ingest = Ingest(
+                paths, FLEET, "feature", "Film", 1,
+                settled=at_rest(), progress=lambda count, _: read.append(count),
+            )  # fmt: skip
+            with ingest:
+                ingest.add_file("film", opened.fileno(), executable=False, mtime_ns=0)
+                done = ingest.finish()
+        layout = Layout.from_pieces(done.root, done.pieces)
+        tree = paths.tree(layout.manifest) / "film"
+        # Nothing of the copy is in memory before somebody reads it.
+        assert cached_bytes(tree) == 0
+        assert tree.read_bytes() == film.read_bytes()
+
+
+@with_xfs
+def test_a_page_that_is_written_through_a_map_after_it_was_shared_is_a_change(
+    tmp_path: Path,
+) -> None:
+    from tests.unit.store.disks import xfs_disk
+
+    with xfs_disk(tmp_path / "xfs") as disk:
+        paths = StatePaths(disk / "state", disk / "scripts")
+        paths.prepare()
+        target = disk / "film"
+        target.write_bytes(noise(20 << 20))
+        with target.open("r+b") as file, mmap.mmap(file.fileno(), 0) as page:
+            # Dirty in a map that stays writable: the next write need not ask the kernel.
+            page[15 << 20] ^= 1
+            done = threading.Event()
+
+            def write_again(read: int, _: int) -> None:
+                if read and not done.is_set():
+                    done.set()
+                    page[15 << 20] ^= 1
+
+            with (
+                pytest.raises(ChangedWhileReading, match="was changed"),
+                Ingest(
+                    paths, FLEET, "feature", "Film", 1, settled=at_rest(), progress=write_again
+                ) as ingest,
+            ):
+                ingest.add_file("film", file.fileno(), executable=False, mtime_ns=0)
+        assert done.is_set()
+        assert nothing_is_left(paths)
 
 
 # -- bad input

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,7 +53,7 @@ class LateWriter(ThreadPoolExecutor):
         return LateFuture(lambda: fn(*args, **kwargs))
 
 
-def copy(source: Path, target: Path) -> list[bytes]:
+def copy(source: Path, target: Path, *, past_the_cache: bool = False) -> list[bytes]:
     """Copy and cut with writes that come as late as they may; the chunks' ids."""
     reading = os.open(source, os.O_RDONLY)
     writing = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -64,6 +65,7 @@ def copy(source: Path, target: Path) -> list[bytes]:
             lambda _: None,
             target_fd=writing,
             folder=target.parent,
+            past_the_cache=past_the_cache,
         )
         with LateWriter() as writer, reader.writing_behind(writer):
             return [chunk.id for chunk in Cutter(buffer_bytes=BUFFER_BYTES).cut(reader)]
@@ -76,9 +78,13 @@ def copy(source: Path, target: Path) -> list[bytes]:
 @given(
     st.integers(0, 4_000_000),
     st.lists(st.tuples(st.integers(0, 4_000_000), st.integers(1, 900_000)), max_size=5),
+    st.booleans(),
 )
 def test_the_copy_is_what_was_hashed_with_and_without_holes(
-    tmp_path_factory: pytest.TempPathFactory, size: int, parts: list[tuple[int, int]]
+    tmp_path_factory: pytest.TempPathFactory,
+    size: int,
+    parts: list[tuple[int, int]],
+    past_the_cache: bool,
 ) -> None:
     folder = tmp_path_factory.mktemp("copy")
     source = folder / "source"
@@ -87,7 +93,7 @@ def test_the_copy_is_what_was_hashed_with_and_without_holes(
             file.seek(offset)
             file.write(blake3(bytes([n])).digest(length=length))
         file.truncate(size)
-    ids = copy(source, folder / "copied")
+    ids = copy(source, folder / "copied", past_the_cache=past_the_cache)
     data = source.read_bytes()
     assert (folder / "copied").read_bytes() == data
     whole = Cutter(buffer_bytes=BUFFER_BYTES)
@@ -109,6 +115,23 @@ def test_a_write_that_fails_late_is_still_reported(
     with pytest.raises(StorageError, match="full") as caught:
         copy(tmp_path / "source", tmp_path / "copied")
     assert caught.value.code == "disk_full"
+
+
+def test_a_file_system_that_refuses_direct_writes_after_all_is_written_to_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(3_000_000)
+    (tmp_path / "source").write_bytes(content)
+    write = syscalls.pwrite_all
+
+    def refuse_direct(fd: int, data: memoryview, offset: int) -> None:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(22, "Invalid argument")
+        write(fd, data, offset)
+
+    monkeypatch.setattr(syscalls, "pwrite_all", refuse_direct)
+    copy(tmp_path / "source", tmp_path / "copied", past_the_cache=True)
+    assert (tmp_path / "copied").read_bytes() == content
 
 
 def test_reading_stops_at_the_size_that_the_file_had(tmp_path: Path) -> None:
