@@ -9,22 +9,42 @@ nothing: until the server has picked, every span of it may be asked for elsewher
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Final, TypeAlias
+from typing import Final
 
 from protocol.fetch_events import SpanKey, Wanted
+from protocol.fetch_spans import bits
 from protocol.limits import MAX_ANY_PIECES
 
 ENOUGH: Final = 192
 """An offer of so many spans, with what is left of the last piece, is choice enough."""
 
-_Piece: TypeAlias = tuple[int, list[tuple[int, int]]]
+
+class _Piece:
+    """The spans of one piece that were missing when it was looked at first, and what of them was
+    offered last: from one offer to the next few of them change."""
+
+    def __init__(self, index: int, spans: Sequence[tuple[int, int]]) -> None:
+        """`spans` are (n, bit), in the order of n."""
+        self.index = index
+        self.mask = sum(1 << bit for _, bit in spans)
+        self.offered = 0
+        self._n_of = {bit: n for n, bit in spans}
+        self._bitmap = bytearray(spans[-1][0] // 8 + 1)
+
+    def offer(self, free: int) -> bytes:
+        """The bitmap of those of its spans that are free, which become `offered`."""
+        free &= self.mask
+        for bit in bits(free ^ self.offered):
+            n = self._n_of[bit]
+            self._bitmap[n >> 3] ^= 1 << (n & 7)
+        self.offered = free
+        return bytes(self._bitmap).rstrip(b"\0")
 
 
 class OfferTable:
-    """The spans of one plan by their pieces.
+    """The spans of one plan by their pieces, which are looked at in manifest order.
 
-    What is missing only ever gets less: pieces are looked at in manifest order, and of each only
-    what was still missing when it was looked at last.
+    What is missing only ever gets less: a piece of which nothing is missing is forgotten.
     """
 
     def __init__(self, spans: Sequence[SpanKey], bit_of: Mapping[SpanKey, int]) -> None:
@@ -33,41 +53,27 @@ class OfferTable:
             by_piece.setdefault(span.piece_index, []).append((span.n, bit_of[span]))
         self._unseen = list(reversed(by_piece.items()))
         self._open: list[_Piece] = []
-        self._mask_bytes = len(bit_of) // 8 + 1
 
     def offer(self, free: int, missing: int) -> tuple[int, Wanted]:
         """The part of `free` to offer, as a mask and as bitmaps; `missing` is all not held."""
-        mask = bytearray(self._mask_bytes)
+        free &= missing
+        mask = count = at = 0
         wanted: list[tuple[int, bytes]] = []
-        for piece_index, spans in self._find(free, missing):
-            bitmap = bytearray(spans[-1][0] // 8 + 1)
-            for n, bit in spans:
-                bitmap[n >> 3] |= 1 << (n & 7)
-                mask[bit >> 3] |= 1 << (bit & 7)
-            wanted.append((piece_index, bytes(bitmap)))
-        return int.from_bytes(mask, "little"), tuple(wanted)
-
-    def _find(self, free: int, missing: int) -> list[_Piece]:
-        raw = free.to_bytes(self._mask_bytes, "little")
-        lacking = missing.to_bytes(self._mask_bytes, "little")
-        found: list[_Piece] = []
-        count = at = 0
-        while count < ENOUGH and len(found) < MAX_ANY_PIECES:
+        while count < ENOUGH and len(wanted) < MAX_ANY_PIECES:
             if at == len(self._open):
                 if not self._unseen:
                     break
-                self._open.append(self._unseen.pop())
-            piece_index, spans = self._open[at]
-            spans = [(n, bit) for n, bit in spans if lacking[bit >> 3] >> (bit & 7) & 1]
-            if not spans:
+                self._open.append(_Piece(*self._unseen.pop()))
+            piece = self._open[at]
+            if not piece.mask & missing:
                 del self._open[at]
                 continue
-            self._open[at] = piece_index, spans
             at += 1
-            if offered := [(n, bit) for n, bit in spans if raw[bit >> 3] >> (bit & 7) & 1]:
-                found.append((piece_index, offered))
-                count += len(offered)
-        return found
+            if bitmap := piece.offer(free):
+                wanted.append((piece.index, bitmap))
+                mask |= piece.offered
+                count += piece.offered.bit_count()
+        return mask, tuple(wanted)
 
 
 def without(wanted: Wanted, left_out: Set[SpanKey]) -> Wanted:

@@ -42,8 +42,9 @@ REKEY_RECORDS: Final = 1 << 24
 HEAD_BYTES: Final = HEADER_BYTES + SPAN_HEADER.size
 MAX_HEAD_RECORD_BYTES: Final = HEADER_BYTES + SMALL + TAG_BYTES
 MAX_RECORD_BYTES: Final = MAX_SPAN_BYTES + TAG_BYTES
-SPAN_ROOM_BYTES: Final = LENGTH.size + HEAD_BYTES + TAG_BYTES + LENGTH.size + MAX_RECORD_BYTES
-"""What the largest span takes on a lane."""
+_SPAN_RECORDS_BYTES: Final = LENGTH.size + HEAD_BYTES + TAG_BYTES + LENGTH.size + MAX_RECORD_BYTES
+SPAN_ROOM_BYTES: Final = LENGTH.size + MAX_HEAD_RECORD_BYTES + _SPAN_RECORDS_BYTES
+"""What the largest span takes on a lane, with the message before it that says what was picked."""
 
 _INFO: Final = {Side.CLIENT: b"archid v1 lane client", Side.SERVER: b"archid v1 lane server"}
 _NEXT_KEY: Final = b"archid v1 lane next key"

@@ -265,6 +265,8 @@ class Layout:
 
     def others(self, span: Span) -> bytes:
         """The `skip` bitmap that leaves out what has its home in another span; maybe empty."""
+        if not self._repeats:
+            return b""
         bits = bytearray((span.chunk_count + 7) // 8)
         for n, at in enumerate(span.chunks):
             if self._first[at] != at:

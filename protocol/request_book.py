@@ -123,7 +123,7 @@ class RequestBook:
     @staticmethod
     def _count(book: dict[int, OpenRequest], entry: OpenRequest, message: Answer | Refused) -> None:
         if entry.ends_with(message):
-            del book[message.request]
+            book.pop(message.request, None)  # the connection may be ending in another thread
         elif isinstance(message, Answer) and len(entry.request.answer_kinds()) > 1:
             entry.before = message
         entry.answered += 1

@@ -2,7 +2,8 @@
 
 What comes is received, opened and handed on in a worker thread for as long as it keeps coming, so
 that a span costs neither the event loop's time nor a hop of its own; when nothing has come for a
-moment the thread is given back and the event loop waits for the socket. What is sent is sealed and
+moment the thread is given back and the event loop waits for the socket. In the same way `send_run`
+seals and sends in a worker thread for as long as the kernel takes it; single answers are sealed and
 sent in the event loop: both are calls that give up the interpreter's lock. Opening a lane is
 `archid.net.lane_desk`'s, what an answer means the peer's.
 """
@@ -11,9 +12,8 @@ from __future__ import annotations
 
 import select
 import socket
-import struct
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -22,6 +22,7 @@ import trio
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost
 from archid.net.lane_rooms import ROOMS
+from archid.net.lane_socket import abort, prepare, wake_at
 from archid.net.pacing import Pacer
 from protocol.connection_states import Side
 from protocol.ids import PieceId
@@ -44,25 +45,27 @@ The view is of a buffer that is used again: nothing of it may be kept.
 BURST_BYTES: Final = 16 << 20
 """Received in one hop at most, so that many lanes take turns."""
 LINGER_MS: Final = 5
-"""How long a thread waits for more before it is given back."""
+"""How long a thread waits for more, or for more room, before it is given back."""
+TOLD_AT_ONCE: Final = 4
+"""Answers of which the event loop is told together: two spans and what was said before each. More
+and the other end would have nothing to send for a moment, when few requests are open."""
+RUN_S: Final = 0.02
+"""How long a thread sends at most, so that what is chosen for a run is sent soon."""
 BURSTS: Final = 16
-"""Lanes that receive at the same moment."""
+"""Lanes that receive at the same moment, and lanes that send."""
 LOW_WATER_BYTES: Final = 256 * 1024
 """Nobody is woken for less in the middle of a span."""
-UNSENT_BYTES: Final = 1 << 20
-"""The kernel asks for more when less than this waits to be sent."""
-_ABORT: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER: closing throws away what was not sent yet."""
 
 _bursts: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("lane_bursts")
+_runs: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("lane_runs")
 
 
-def _limiter() -> trio.CapacityLimiter:
+def _limiter(of: trio.lowlevel.RunVar[trio.CapacityLimiter]) -> trio.CapacityLimiter:
     try:
-        return _bursts.get()
+        return of.get()
     except LookupError:
         limiter = trio.CapacityLimiter(BURSTS)
-        _bursts.set(limiter)
+        of.set(limiter)
         return limiter
 
 
@@ -76,6 +79,7 @@ class TakenSpan(SpanAnswer):
 
 
 LaneAnswer: TypeAlias = "Picked | Refused | TakenSpan"
+LaneMessage: TypeAlias = "LaneProof | Picked | Refused | SpanAnswer"
 
 
 class Lane:
@@ -98,11 +102,7 @@ class Lane:
         dead_after_s: float,
     ) -> None:
         self._socket = connected
-        self._socket.setblocking(False)
-        with suppress(OSError):  # a faster line, nothing else
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-            _keep_alive(connected, dead_after_s)
+        prepare(connected, dead_after_s=dead_after_s)
         self._output = LaneOutput(secret, side)
         self._input = LaneInput(secret, side)
         self._taker_of = taker_of
@@ -143,10 +143,7 @@ class Lane:
         """
         if not self._ended:
             self._ended, self._why = True, why
-            with suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-                self._socket.shutdown(socket.SHUT_RDWR)
-            # What the kernel has still to send is thrown away by closing, which must not wait.
+            abort(self._socket)
             self._pause.cancel()
 
     def close(self) -> None:
@@ -158,9 +155,7 @@ class Lane:
 
     # Sending
 
-    async def send(
-        self, choose: Callable[[], LaneProof | Picked | Refused | SpanAnswer | None]
-    ) -> None:
+    async def send(self, choose: Callable[[], LaneMessage | None]) -> None:
         """Seal and send what `choose` returns when its turn has come, if anything.
 
         Returns when the kernel has all of it. Raises PeerLost. A send that is cancelled ends the
@@ -169,11 +164,64 @@ class Lane:
         async with self._turn:
             await trio.lowlevel.checkpoint()
             message = choose()
-            if isinstance(message, SpanAnswer):
+            if message is not None:
                 with ROOMS.one() as room:
-                    await self._send_all(self._output.span(message, room))
-            elif message is not None:
-                await self._send_all(memoryview(self._output.message(message)))
+                    await self._send_all(self._records([message], room))
+
+    async def send_run(self, produce: Callable[[memoryview], Sequence[LaneMessage]]) -> None:
+        """Seal and send, in a worker thread, what `produce` gives until it gives nothing.
+
+        `produce` is lent a buffer for the bytes of a span. The run ends sooner when the kernel
+        takes nothing for a moment, and after RUN_S; what `produce` has given is sent whole. Nothing
+        is sent slowly on purpose: it is for when there is no limit. Raises as `send`.
+        """
+        async with self._turn:
+            await trio.lowlevel.checkpoint()
+            with ROOMS.one() as room:
+                try:
+                    left = await trio.to_thread.run_sync(
+                        self._run_out, produce, room, limiter=_limiter(_runs)
+                    )
+                except PeerLost as error:
+                    self.end(error.message)
+                    raise
+                await self._send_all(left)
+
+    def _run_out(
+        self, produce: Callable[[memoryview], Sequence[LaneMessage]], room: memoryview
+    ) -> memoryview:
+        """What the kernel did not take; in a worker thread. Raises PeerLost."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        until = time.monotonic() + RUN_S
+        left = room[:0]
+        with ROOMS.one() as plain:
+            while not left and time.monotonic() < until and (messages := produce(plain)):
+                left = self._records(messages, room)
+                while left and not self._ended:
+                    try:
+                        sent = self._socket.send(left)
+                    except BlockingIOError:
+                        if not poll.poll(LINGER_MS):
+                            break
+                    except OSError as error:
+                        raise PeerLost(f"the lane broke: {error.strerror or error}") from error
+                    else:
+                        self.wire_bytes_sent += sent
+                        left = left[sent:]
+        return left
+
+    def _records(self, messages: Iterable[LaneMessage], room: memoryview) -> memoryview:
+        """The records of these messages, at most one of them a span, in `room`."""
+        end = 0
+        for message in messages:
+            if isinstance(message, SpanAnswer):
+                end += len(self._output.span(message, room[end:]))
+            else:
+                record = self._output.message(message)
+                room[end : end + len(record)] = record
+                end += len(record)
+        return room[:end]
 
     async def _send_all(self, data: memoryview) -> None:
         try:
@@ -227,8 +275,8 @@ class Lane:
         """Receive until the lane was ended here. Raises ProtocolError and PeerLost."""
         token = trio.lowlevel.current_trio_token()
 
-        def tell(answer: LaneAnswer) -> None:
-            token.run_sync_soon(self._on_answer, answer)
+        def tell(answers: Sequence[LaneAnswer]) -> None:
+            token.run_sync_soon(self._tell, answers)
 
         while not self._ended:
             # A burst may end anywhere: what is still to come can be less than was waited for last.
@@ -236,7 +284,7 @@ class Lane:
             await trio.lowlevel.wait_readable(self._socket)
             before_bytes, paced = self.wire_bytes_received, not self._pacer_in.unlimited
             most_bytes = self._pacer_in.slice_bytes if paced else BURST_BYTES
-            await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=_limiter())
+            await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=_limiter(_bursts))
             if paced and not self._ended:
                 with trio.CancelScope() as self._pause:
                     await self._pacer_in.take(self.wire_bytes_received - before_bytes)
@@ -251,17 +299,36 @@ class Lane:
                 raise PeerLost("the lane ended before anything came through it")
             self._take_records(lambda _: None)
 
-    def _burst(self, tell: Callable[[LaneAnswer], None], most_bytes: int) -> None:
-        """Receive and take what comes, until nothing has come for a moment; in a thread."""
+    def _tell(self, answers: Sequence[LaneAnswer]) -> None:
+        for answer in answers:
+            self._on_answer(answer)
+
+    def _burst(self, tell: Callable[[Sequence[LaneAnswer]], None], most_bytes: int) -> None:
+        """Receive and take what comes, until nothing has come for a moment; in a thread.
+
+        The event loop is told at once when there is nothing to receive, and else of a few at a
+        time: waking it costs more than what it then does.
+        """
         until_bytes = self.wire_bytes_received + most_bytes
-        while not self._ended and (left_bytes := until_bytes - self.wire_bytes_received) > 0:
-            if not self._fill(left_bytes):
-                self._wait_for_more()
-                if not self._poll.poll(LINGER_MS):
-                    return
+        answers: list[LaneAnswer] = []
+        try:
+            while not self._ended and (left_bytes := until_bytes - self.wire_bytes_received) > 0:
                 if not self._fill(left_bytes):
-                    return
-            self._take_records(tell)
+                    if answers:
+                        tell(answers)
+                        answers = []
+                    self._wait_for_more()
+                    if not self._poll.poll(LINGER_MS):
+                        return
+                    if not self._fill(left_bytes):
+                        return
+                self._take_records(answers.append)
+                if len(answers) >= TOLD_AT_ONCE:
+                    tell(answers)
+                    answers = []
+        finally:
+            if answers:
+                tell(answers)
 
     def _fill(self, most_bytes: int) -> bool:
         """Receive into the target once; False when nothing is there. Raises PeerLost."""
@@ -285,8 +352,7 @@ class Lane:
         """Be woken for a good part of a span, not for each packet."""
         low_water = max(1, min(len(self._target), LOW_WATER_BYTES))
         if low_water != self._low_water:
-            with suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low_water)
+            wake_at(self._socket, low_water)
             self._low_water = low_water
 
     def _take_records(self, tell: Callable[[LaneAnswer], None]) -> None:
@@ -323,16 +389,3 @@ class Lane:
             room, self._sealed = self._sealed, None
             self._target = memoryview(b"")
             ROOMS.give_back(room)
-
-
-def _keep_alive(connected: socket.socket, dead_after_s: float) -> None:
-    """Let the kernel find out that a silent lane is cut: nothing else is sent through it.
-
-    Boxes on the way forget connections that are quiet, a lane sooner than the TLS beside it.
-    """
-    idle_s = max(1, int(dead_after_s / 3))
-    between_s = max(1, int(dead_after_s / 6))
-    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, between_s)
-    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)

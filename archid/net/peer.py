@@ -24,6 +24,7 @@ from protocol.connection_events import (
     ConnectionEnded,
     Event,
     HelloReceived,
+    LocalProtocolError,
     MessageReceived,
     ProofReceived,
 )
@@ -159,10 +160,11 @@ class Peer(Asking):
             await self.outbox.wait_for_bulk_room()
         else:
             await self.outbox.wait_for_room()
-        self._count_sent(message)
+        self.count_sent(message)
         self.push(message)
 
-    def _count_sent(self, message: Answer | Refused) -> None:
+    def count_sent(self, message: Answer | Refused) -> None:
+        """An answer goes out; `answer` counts what it sends itself."""
         cancelled = message.request in self._cancelled
         if not isinstance(message, Picked):  # its span is not read yet, and need not be
             self._cancelled.discard(message.request)
@@ -226,8 +228,26 @@ class Peer(Asking):
             raise self.gone()
         if not isinstance(message, Picked | SpanAnswer | Refused):
             raise TypeError(f"{type(message).__name__} does not go through a lane")
-        self._count_sent(message)
+        self.count_sent(message)
         return self.connection.send_by_lane(message)
+
+    def begins_by_lane(self, request: Request) -> bool:
+        """Whether the answer to a request for a span, none of which has been sent, may go there."""
+        return self.lane is not None and request.request not in self._begun_in_tls
+
+    def answers_for_lane(self, parts: Iterable[LaneSendable]) -> list[LaneSendable]:
+        """What to send through the lane for these parts of an answer, were they cancelled or not.
+
+        For a worker thread that has the lane's turn; the event loop does `count_sent` afterwards.
+        Raises PeerLost.
+        """
+        try:
+            instead = [self.connection.send_by_lane(part) for part in parts]
+        except LocalProtocolError:
+            if self.connection.state is not State.CLOSED and not self.closed.is_set():
+                raise
+            raise self.gone() from None  # it has ended meanwhile
+        return [part for part in instead if part is not None]
 
     async def until_taken(self) -> None:
         """Return when the kernel has taken what is queued, or nothing will be sent any more."""

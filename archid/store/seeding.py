@@ -66,8 +66,15 @@ class Seeding:
             return None
         return bitmaps_without(self._layout(manifest), self._trees.rotten(manifest))
 
-    def read_span(self, manifest: ManifestId, piece: PieceId, n: int, skip: bytes) -> Buffer:
-        """The wanted chunks of a span, every one hashed just now.
+    def read_span(
+        self,
+        manifest: ManifestId,
+        piece: PieceId,
+        n: int,
+        skip: bytes,
+        room: memoryview | None = None,
+    ) -> Buffer:
+        """The wanted chunks of a span, every one hashed just now; in `room` if that is given.
 
         Raises NotFound, ChunkCorrupt, StorageError.
         """
@@ -75,14 +82,14 @@ class Seeding:
         if staging is not None:
             try:
                 span = span_of(staging.layout, piece, n)
-                return read_staged_span(staging, span, skip)
+                return read_staged_span(staging, span, skip, room)
             except NotFound as error:
                 if error.code != "unknown_manifest":
                     raise
                 # It has just become a tree.
         try:
             layout, span = self._trees.span(manifest, piece, n)
-            parts = self._trees.read_span(layout, span, skip)
+            parts = self._trees.read_span(layout, span, skip, room)
         except NotFound as error:
             if error.code == "unknown_manifest":
                 self._look_again(manifest)

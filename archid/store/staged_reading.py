@@ -54,8 +54,12 @@ def _span_bitmaps(spans: Iterable[Span]) -> list[tuple[int, bytes]]:
     return sorted((index, bytes(bitmap)) for index, bitmap in found.items())
 
 
-def read_staged_span(staging: Staging, span: Span, skip: bytes) -> memoryview:
+def read_staged_span(
+    staging: Staging, span: Span, skip: bytes, room: memoryview | None = None
+) -> memoryview:
     """The bytes of a span's chunks that `skip` does not leave out, every one hashed just now.
+
+    They are put into `room`, which has room for the largest span, if it is given.
 
     Raises NotFound (`unknown_span` when one of them is missing, `unknown_manifest` when the
     staging has ended), ChunkCorrupt, StorageError.
@@ -65,7 +69,8 @@ def read_staged_span(staging: Staging, span: Span, skip: bytes) -> memoryview:
     if not all(staging.is_held(at) for chunks in wanted for at in chunks):
         raise _unknown(layout, "it is not held whole yet")
     stretches = [stretch for chunks in wanted for stretch in layout.stretches(chunks)]
-    view = memoryview(bytearray(sum(stretch.size_bytes for stretch in stretches)))
+    size_bytes = sum([stretch.size_bytes for stretch in stretches])
+    view = memoryview(bytearray(size_bytes)) if room is None else room[:size_bytes]
     start = 0
     for number, offset, _, size_bytes in stretches:
         _read(staging, layout.files[number], view[start : start + size_bytes], offset)

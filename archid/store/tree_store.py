@@ -98,15 +98,20 @@ class TreeStore:
                 code="unknown_span",
             ) from None
 
-    def read_span(self, layout: Layout, span: Span, skip: bytes = b"") -> list[memoryview]:
+    def read_span(
+        self, layout: Layout, span: Span, skip: bytes = b"", room: memoryview | None = None
+    ) -> list[memoryview]:
         """The bytes of a span's chunks, without those whose bit in `skip` is set, in order.
+
+        They are put into `room`, which has room for the largest span, if it is given.
 
         Raises ChunkCorrupt when a chunk does not hold at any of its places, NotFound when the
         tree is not here, StorageError.
         """
         wanted = asked(span, skip)
         stretches = [stretch for chunks in wanted for stretch in layout.stretches(chunks)]
-        view = memoryview(bytearray(sum(stretch.size_bytes for stretch in stretches)))
+        total_bytes = sum([stretch.size_bytes for stretch in stretches])
+        view = memoryview(bytearray(total_bytes)) if room is None else room[:total_bytes]
         with self._reading(layout.manifest, layout) as tree:
             start = 0
             for file, offset, _, size_bytes in stretches:

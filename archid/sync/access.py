@@ -72,6 +72,10 @@ class Access:
         if self._fault is not None:
             raise self._fault.with_traceback(None)
 
+    def is_newest(self) -> bool:
+        """Whether head and Root are still those of the last judgement; any thread may ask."""
+        return (self._trust.root, self._trust.head) == self._judged
+
     @property
     def code(self) -> ErrorCode:
         """What to tell the peer that `judge_again` has found wanting."""

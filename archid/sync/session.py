@@ -2,28 +2,32 @@
 
 Every request is judged here, documents and content alike, and again when its answer is ready to
 go, since the head may have changed meanwhile; nothing below this module knows who asks. Requests
-of a peer are answered in order. What cannot be answered is refused with a typed code, and the
+of a peer are answered in order; those for spans, which wait for their turn, hold up only one
+another. What cannot be answered is refused with a typed code, and the
 connection lives on; only a peer that was revoked is cut off.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Final
 
 import trio
 
-from archid.errors import ArchidError, NotFound
+from archid.errors import ArchidError
 from archid.log import SparingLog, get_logger
 from archid.net.errors import PeerLost, Refusal
 from archid.net.lane_desk import LaneDesk
 from archid.net.peer import Peer
 from archid.store.documents import DocumentStore
-from archid.store.errors import ChunkCorrupt, DocumentMissing
+from archid.store.errors import DocumentMissing
 from archid.store.library import Library
 from archid.sync.access import Access
+from archid.sync.span_answers import SpanAnswers
 from archid.sync.span_exchange import SpanExchange, SpanNews
+from archid.sync.span_runs import SpanRuns
 from archid.sync.trust_keeper import TrustKeeper
 from archid.sync.upload_turns import Turn
 from archid.sync.whereabouts import Whereabouts
@@ -31,6 +35,7 @@ from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
 from protocol.grants import LeafDocument, read_items
 from protocol.ids import DocumentId, ManifestId, NodeId, PieceId
+from protocol.limits import MAX_OUTSTANDING_REQUESTS
 from protocol.messages import (
     Answer,
     Entitle,
@@ -59,7 +64,6 @@ from protocol.messages import (
     ManifestAnswer,
     OpenLane,
     PageAnswer,
-    Picked,
     PieceAnswer,
     Request,
     RootDocument,
@@ -99,21 +103,58 @@ class Session:
         self._spans = spans
         self._lanes = lanes
         self._whereabouts = whereabouts
+        self._content = SpanAnswers(peer, library, spans, on_rotten=self._rotten)
+        self._runs = SpanRuns(
+            peer,
+            access,
+            judge=self._require_access,
+            library=library,
+            spans=spans,
+            on_rotten=self._content.found_rotten,
+        )
         self._following: dict[ManifestId, tuple[SpanNews, int]] = {}
         self._owed: set[ManifestId] = set()
         """Versions with spans that are damaged here: the peer is told when they are repaired."""
 
     async def run(self) -> None:
         """Answer until the peer is gone."""
+        # The connection bounds the peer's open requests, so that this never overflows.
+        for_spans, spans = trio.open_memory_channel[Request](MAX_OUTSTANDING_REQUESTS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_spans)
+            nursery.start_soon(self._serve_spans, spans)
             with suppress(PeerLost):
                 async for request in self._peer.requests:
-                    await self._serve(request)
+                    if isinstance(request, GetSpan | GetAny):
+                        for_spans.send_nowait(request)
+                    else:
+                        await self._serve(request)
             nursery.cancel_scope.cancel()
         self._spans.peer_lost(self._peer)
         if self._whereabouts is not None:
             self._whereabouts.peer_lost(self._peer)
+
+    async def _serve_spans(self, requests: trio.MemoryReceiveChannel[Request]) -> None:
+        with suppress(PeerLost):  # then there are no more requests, which ends the session
+            async for request in requests:
+                waiting = deque([request])
+                while waiting:
+                    with suppress(trio.WouldBlock, trio.EndOfChannel):
+                        while True:
+                            waiting.append(requests.receive_nowait())
+                    await self._serve_first(waiting)
+
+    async def _serve_first(self, waiting: deque[Request]) -> None:
+        """Serve the first of these requests, or as many as go in one run."""
+        try:
+            count = await self._runs.send(waiting)
+        except Refusal as refusal:
+            await self._refuse(waiting.popleft(), refusal.reason, refusal.text)
+            return
+        for _ in range(count):
+            waiting.popleft()
+        if not count:
+            await self._serve(waiting.popleft())
 
     async def _serve(self, request: Request) -> None:
         try:
@@ -206,10 +247,9 @@ class Session:
             case GetHolders():
                 yield HoldersAnswer(request.request, self._others(request.manifest))
             case GetSpan():
-                await self._begin(turn)
-                yield await self._span(request)
+                yield await self._content.named(request, turn)
             case GetAny():
-                async for answer in self._any(request, turn):
+                async for answer in self._content.any_of(request, turn):
                     yield answer
             case OpenLane():
                 yield self._lanes.offer(self._peer, request)
@@ -291,6 +331,11 @@ class Session:
             self._owed.add(manifest)
         return HaveAnswer(request.request, complete=False, bitmaps=tuple(bitmaps))
 
+    def _rotten(self, manifest: ManifestId) -> None:
+        if self._library.holds(manifest):
+            self._owed.add(manifest)
+        self._spans.changed.fire()  # it may be under repair already
+
     async def _tell_spans(self) -> None:
         """Pass on what is verified here of versions whose have-map the peer has asked for."""
         seen = -1
@@ -314,68 +359,6 @@ class Session:
                     del self._following[manifest]
                 else:
                     self._following[manifest] = (news, told)
-
-    async def _any(self, request: GetAny, turn: Turn | None) -> AsyncGenerator[Answer, None]:
-        """Pick a span now, when its turn has come, say which, and send it."""
-        manifest = request.manifest
-        wanted = self._spans.still_wanted(self._peer, request)
-        if not wanted:
-            raise Refusal(ErrorCode.CANCELLED, "nothing of it is wanted any more")
-        try:
-            found = self._library.seeding.readable_at_hand(manifest, wanted)
-            if found is None:
-                found = await trio.to_thread.run_sync(
-                    self._library.seeding.readable, manifest, wanted
-                )
-        except (NotFound, DocumentMissing) as error:
-            raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
-        layout, among = found
-        picked = self._spans.pick(manifest, among, span_count=len(layout.spans))
-        if picked is None:
-            raise Refusal(ErrorCode.UNKNOWN_SPAN, "none of these spans is held here")
-        span = layout.spans[picked]
-        sent = False
-        try:
-            yield Picked(request.request, span.piece_index, span.n)
-            await self._begin(turn)
-            if not self._peer.still_wants(request):
-                raise Refusal(ErrorCode.CANCELLED, "cancelled")
-            named = GetSpan(request.request, manifest, span.piece, span.n, layout.others(span))
-            answer = await self._span(named)
-            sent = True
-            yield answer
-        finally:
-            if not sent:
-                self._spans.not_sent(manifest, picked)
-
-    async def _begin(self, turn: Turn | None) -> None:
-        if turn is not None:
-            await self._spans.turns.begin(turn)
-
-    async def _span(self, request: GetSpan) -> Answer:
-        try:
-            data = await trio.to_thread.run_sync(
-                self._library.seeding.read_span,
-                request.manifest,
-                request.piece,
-                request.n,
-                request.skip,
-            )
-        except ChunkCorrupt as error:
-            _sparing.error("chunk_rotten", manifest=request.manifest.short, chunk=error.chunk.short)
-            if self._library.holds(request.manifest):
-                self._owed.add(request.manifest)
-            self._spans.changed.fire()  # it may be under repair already
-            raise Refusal(
-                ErrorCode.CHUNK_CORRUPT, "a chunk of that span is damaged here"
-            ) from error
-        except DocumentMissing as error:
-            raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
-        except (NotFound, ProtocolError) as error:
-            whole = isinstance(error, NotFound) and error.code == "unknown_manifest"
-            code = ErrorCode.UNKNOWN_MANIFEST if whole else ErrorCode.UNKNOWN_SPAN
-            raise Refusal(code, str(error)) from error
-        return SpanAnswer(request.request, request.piece, request.n, data)
 
     def _require_access(self, request: Request) -> None:
         """Raise Refusal unless the peer may have the answer by what counts at this moment.

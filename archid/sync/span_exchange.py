@@ -24,6 +24,7 @@ Listener: TypeAlias = Callable[[Peer, PieceId, int], None]
 
 _N_BITS: Final = 16
 """Bits of the number of a span within its piece."""
+_BITS_OF: Final = tuple(tuple(n for n in range(8) if byte >> n & 1) for byte in range(256))
 
 
 class SpanNews:
@@ -72,12 +73,13 @@ class SpanExchange:
 
     def still_wanted(self, peer: Peer, request: GetAny) -> list[tuple[int, int]]:
         """The spans of a request, (piece index, n), that the peer has not taken out since."""
-        wanted = [
-            piece_index << _N_BITS | n
-            for piece_index, bitmap in request.wanted
-            for n in range(8 * len(bitmap))
-            if bitmap[n // 8] >> n % 8 & 1
-        ]
+        wanted: list[int] = []
+        for piece_index, bitmap in request.wanted:
+            first = piece_index << _N_BITS
+            for n in range(0, 8 * len(bitmap), 8):
+                if byte := bitmap[n >> 3]:
+                    start = first | n
+                    wanted += [start | bit for bit in _BITS_OF[byte]]
         manifest, number = request.manifest, request.request
         left = self._choice.still_wanted(peer, manifest, wanted, request=number)
         return [(one >> _N_BITS, one & (1 << _N_BITS) - 1) for one in left]

@@ -165,19 +165,27 @@ class SpanRun:
 
     async def _feed(self, nursery: trio.Nursery) -> None:
         """Give the machine what happens, and do what it says, until it has finished."""
-        event: FetchEvent = Tick()
-        while not self._apply(self._plan.step(event, now=trio.current_time()), nursery):
+        events: list[FetchEvent] = [Tick()]
+        while not self._step(events, nursery):
             self._tell()
             open_requests = self._asked or self._offered
             idle = not open_requests and self._wake == math.inf and bool(self._joined)
             ask_again = trio.current_time() + ASK_AGAIN_S if idle else math.inf
-            event = Tick()
+            events = [Tick()]
             with trio.move_on_at(min(self._wake, ask_again)) as timer:
-                event = await self._inbox.receive()
+                events = [await self._inbox.receive()]
+                with suppress(trio.WouldBlock):  # what came together costs one turn of the loop
+                    while True:
+                        events.append(self._inbox.receive_nowait())
             if timer.cancelled_caught:
                 self._wake = math.inf
                 if idle:
                     self._ask_again()
+
+    def _step(self, events: Iterable[FetchEvent], nursery: trio.Nursery) -> bool:
+        """Give the machine these events; True when it has finished."""
+        now = trio.current_time()
+        return any(self._apply(self._plan.step(event, now=now), nursery) for event in events)
 
     async def _follow_sources(self) -> None:
         sources = self._sources

@@ -6,15 +6,16 @@ peers have no way to know the actor by anything but by what it says.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
+from typing import cast
 
 import trio
 
 from archid.config import load_config
 from archid.daemon.composing import Node
 from archid.daemon.opening import open_state
-from archid.net.peer import Peer
+from archid.net.peer import LaneSendable, Peer
 from protocol.connection_events import Event, MessageReceived
 from protocol.messages import Answer, Refused, Request
 from tests.fleet.local import FleetNode
@@ -46,16 +47,25 @@ def _falsify_answers(peer: Peer, falsify: Falsify) -> None:
     asked: dict[int, Request] = {}
     handle = peer.handle
     answer: Callable[[Answer | Refused], Awaitable[None]] = peer.answer
+    in_a_run = peer.answers_for_lane
 
     async def hear(event: Event) -> None:
         if isinstance(event, MessageReceived) and isinstance(event.message, Request):
             asked[event.message.request] = event.message
         await handle(event)
 
+    def lie(message: Answer) -> Answer:
+        return falsify(peer, asked[message.request], message)
+
+    def say_in_a_run(parts: Iterable[LaneSendable]) -> list[LaneSendable]:
+        said = [lie(part) if isinstance(part, Answer) else part for part in parts]
+        return in_a_run(cast("list[LaneSendable]", said))
+
     async def say(message: Answer | Refused) -> None:
         if isinstance(message, Answer):
-            message = falsify(peer, asked[message.request], message)
+            message = lie(message)
         await answer(message)
 
     peer.handle = hear  # type: ignore[method-assign]
     peer.answer = say  # type: ignore[method-assign]
+    peer.answers_for_lane = say_in_a_run  # type: ignore[method-assign]

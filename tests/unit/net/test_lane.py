@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ import trio.testing
 
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost
-from archid.net.lane import Lane, LaneAnswer, TakenSpan, Taker
+from archid.net.lane import Lane, LaneAnswer, LaneMessage, TakenSpan, Taker
 from archid.net.pacing import Pacer
 from archid.net.token_bucket import TokenBucket
 from archid.store.errors import ChunkCorrupt
@@ -117,6 +117,75 @@ async def test_spans_arrive_at_their_takers_in_another_thread() -> None:
     assert client.answers[1] == TakenSpan(1, PIECE, 1, b"", MIB + 1, None)
     assert client.answers[-1] == Refused(9, ErrorCode.BUSY, "busy")
     assert client.lane.wire_bytes_received == server.lane.wire_bytes_sent
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_a_run_is_sent_by_a_thread_until_nothing_comes_any_more() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    spans = {n: bytes([n]) * (MIB + n) for n in range(1, 9)}
+    threads: set[int] = set()
+
+    def produce(room: memoryview) -> Sequence[LaneMessage]:
+        threads.add(threading.get_ident())
+        if not left:
+            return ()
+        n = left.pop(0)
+        room[: len(spans[n])] = spans[n]
+        return Picked(n, 0, n), SpanAnswer(n, PIECE, n, room[: len(spans[n])])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.lane.run)
+        left = list(spans)
+        while left:
+            await server.lane.send_run(produce)
+        await client.wait_for(16)
+        client.lane.end()
+    assert client.taken == spans
+    assert [type(one) for one in client.answers] == [Picked, TakenSpan] * 8
+    assert threading.get_ident() not in threads
+    assert client.lane.wire_bytes_received == server.lane.wire_bytes_sent
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_what_a_run_has_begun_arrives_whole_however_soon_it_ends() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    data = bytes(range(256)) * (MIB // 256)
+    produced: list[int] = []
+
+    def produce(_room: memoryview) -> Sequence[LaneMessage]:
+        produced.append(len(produced) + 1)
+        return (SpanAnswer(produced[-1], PIECE, 0, data),)
+
+    ended = trio.Event()
+
+    async def run() -> None:
+        await server.lane.send_run(produce)
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        # Nobody receives at first: the kernel takes some of it, and waits with the rest.
+        nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(client.lane.run)
+        with trio.fail_after(20):
+            await ended.wait()
+        await client.wait_for(len(produced))
+        client.lane.end()
+    assert client.taken == dict.fromkeys(produced, data)
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_a_run_through_a_lane_that_has_ended_is_refused() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    server.lane.end("it is no longer needed")
+    with pytest.raises(PeerLost):
+        await server.lane.send_run(lambda _: (SpanAnswer(1, PIECE, 0, b"bytes"),))
     client.lane.close()
     server.lane.close()
 

@@ -1,0 +1,53 @@
+"""How a lane's socket is set: when the kernel wakes whom, and how it finds out that a line is cut.
+
+None of it is needed for anything but speed and for knowing the end sooner, so what a kernel does
+not know is passed over. The sizes of its buffers are left to the kernel: one that is set by hand
+ends its own tuning.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from contextlib import suppress
+from typing import Final
+
+UNSENT_BYTES: Final = 1 << 20
+"""The kernel asks for more when less than this waits to be sent."""
+_ABORT: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing throws away what was not sent yet."""
+
+
+def prepare(connected: socket.socket, *, dead_after_s: float) -> None:
+    """Set what holds for as long as the lane does."""
+    connected.setblocking(False)
+    with suppress(OSError):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        _keep_alive(connected, dead_after_s)
+
+
+def wake_at(connected: socket.socket, size_bytes: int) -> None:
+    """Be woken when so much has come, not for each packet."""
+    with suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size_bytes)
+
+
+def abort(connected: socket.socket) -> None:
+    """End both ways at once; what the kernel has still to send is thrown away by closing."""
+    with suppress(OSError):
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+        connected.shutdown(socket.SHUT_RDWR)
+
+
+def _keep_alive(connected: socket.socket, dead_after_s: float) -> None:
+    """Let the kernel find out that a silent lane is cut: nothing else is sent through it.
+
+    Boxes on the way forget connections that are quiet, a lane sooner than the TLS beside it.
+    """
+    idle_s = max(1, int(dead_after_s / 3))
+    between_s = max(1, int(dead_after_s / 6))
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, between_s)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)

@@ -1,0 +1,167 @@
+"""Sends a peer that is alone one span after the other, without the event loop in between.
+
+A hop into a thread and the event loop's turns cost as much as reading and sealing a span. So what
+a peer has asked for by now is chosen at once, and one thread reads, seals and sends it, for as long
+as the kernel takes it. A run is short: what it did not begin is chosen anew, as late as ever. Where
+several peers ask, a limit is set, or anything is to be refused, requests are served one by one
+(`archid.sync.session`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Final, NamedTuple
+
+from archid.errors import ArchidError, NotFound
+from archid.net.errors import PeerLost, Refusal
+from archid.net.lane import LaneMessage
+from archid.net.peer import Peer
+from archid.store.errors import ChunkCorrupt, DocumentMissing
+from archid.store.library import Library
+from archid.sync.access import Access
+from archid.sync.span_exchange import SpanExchange
+from protocol.errors import ProtocolError
+from protocol.frames import Buffer
+from protocol.ids import ManifestId
+from protocol.messages import GetAny, GetSpan, Picked, Request, SpanAnswer
+
+MOST: Final = 16
+"""Spans that are chosen at once."""
+
+
+class _Chosen(NamedTuple):
+    """What is to be sent: as if it had been asked for by name, under the number of the request."""
+
+    span: GetSpan
+    picked: Picked | None
+    number: int
+    """Of the span that was picked, in the layout."""
+
+
+class SpanRuns:
+    """The runs of one peer."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        access: Access,
+        *,
+        judge: Callable[[Request], None],
+        library: Library,
+        spans: SpanExchange,
+        on_rotten: Callable[[ManifestId, ChunkCorrupt], None],
+    ) -> None:
+        """`judge` raises Refusal when the peer may not have an answer, PeerLost when it is out.
+
+        `on_rotten` is told of a chunk that was to be sent and does not hold.
+        """
+        self._peer = peer
+        self._access = access
+        self._judge = judge
+        self._library = library
+        self._spans = spans
+        self._on_rotten = on_rotten
+        self._rotten: tuple[ManifestId, ChunkCorrupt] | None = None
+
+    async def send(self, requests: Sequence[Request]) -> int:
+        """Answer the first of these requests; returns how many, 0 where each goes on its own.
+
+        Raises PeerLost, Refusal (of the first).
+        """
+        peer, turns = self._peer, self._spans.turns
+        if peer.lane is None or not peer.pacer_out.unlimited or turns.crowded(peer.node):
+            return 0
+        async with (
+            self._spans.slots.one(peer.node),
+            turns.one(peer.node, lambda: len(requests)) as turn,
+        ):
+            await turns.begin(turn)
+            lane = peer.lane
+            if lane is None or turns.crowded(peer.node):
+                return 0
+            chosen = list(self._choose(islice(requests, MOST)))
+            sent: list[SpanAnswer] = []
+            try:
+                if chosen:
+                    await lane.send_run(lambda room: self._next(chosen, sent, room))
+            finally:
+                for one in chosen[len(sent) :]:
+                    if one.picked is not None:
+                        self._spans.not_sent(one.span.manifest, one.number)
+                for answer in sent:
+                    peer.count_sent(answer)
+                if self._rotten is not None:
+                    self._on_rotten(*self._rotten)
+                    self._rotten = None
+        return len(sent)
+
+    def _choose(self, requests: Iterable[Request]) -> Iterable[_Chosen]:
+        """What to send for each, up to the first that is to be served on its own."""
+        for request in requests:
+            one = self._chosen(request)
+            if one is None:
+                return
+            yield one
+
+    def _chosen(self, request: Request) -> _Chosen | None:
+        if not self._peer.still_wants(request) or not self._peer.begins_by_lane(request):
+            return None
+        try:
+            self._judge(request)
+        except Refusal:
+            return None
+        if isinstance(request, GetSpan):
+            return _Chosen(request, None, 0)
+        if not isinstance(request, GetAny):
+            return None
+        manifest = request.manifest
+        try:
+            found = self._library.seeding.readable_at_hand(
+                manifest, self._spans.still_wanted(self._peer, request)
+            )
+        except (NotFound, DocumentMissing):
+            return None
+        if found is None:
+            return None
+        layout, among = found
+        number = self._spans.pick(manifest, among, span_count=len(layout.spans))
+        if number is None:
+            return None
+        span = layout.spans[number]
+        return _Chosen(
+            GetSpan(request.request, manifest, span.piece, span.n, layout.others(span)),
+            Picked(request.request, span.piece_index, span.n),
+            number,
+        )
+
+    def _next(
+        self, chosen: Sequence[_Chosen], sent: list[SpanAnswer], room: memoryview
+    ) -> Sequence[LaneMessage]:
+        """Read the next span into `room`; empty when the run is over. In a worker thread."""
+        peer = self._peer
+        if len(sent) == len(chosen) or peer.closed.is_set() or not self._access.is_newest():
+            return ()
+        asked, picked, _ = chosen[len(sent)]
+        if not peer.still_wants(asked):
+            return ()
+        try:
+            data = self._read(asked, room)
+            if not self._access.is_newest():
+                return ()
+            answer = SpanAnswer(asked.request, asked.piece, asked.n, data)
+            parts = (answer,) if picked is None else (picked, answer)
+            messages = peer.answers_for_lane(parts)
+        except PeerLost:
+            raise
+        except ChunkCorrupt as error:
+            self._rotten = asked.manifest, error
+            return ()
+        except (ArchidError, ProtocolError, OSError):
+            return ()  # what it is, finds who serves it on its own
+        sent.append(answer)
+        return messages
+
+    def _read(self, asked: GetSpan, room: memoryview) -> Buffer:
+        read_span = self._library.seeding.read_span
+        return read_span(asked.manifest, asked.piece, asked.n, asked.skip, room)
