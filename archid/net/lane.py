@@ -22,7 +22,7 @@ import trio
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost
 from archid.net.lane_rooms import ROOMS
-from archid.net.lane_socket import abort, prepare, wake_at
+from archid.net.lane_socket import abort, prepare, wake_at, woken_when_gone
 from archid.net.pacing import Pacer
 from protocol.connection_states import Side
 from protocol.ids import PieceId
@@ -222,6 +222,14 @@ class Lane:
                 room[end : end + len(record)] = record
                 end += len(record)
         return room[:end]
+
+    async def until_gone(self) -> None:
+        """Return when little of what was sent waits in this node's kernel. Raises PeerLost."""
+        async with self._turn:
+            if self._ended:
+                raise PeerLost("the lane has ended")
+            with woken_when_gone(self._socket):
+                await self._wait_writable()
 
     async def _send_all(self, data: memoryview) -> None:
         try:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Final
 
 UNSENT_BYTES: Final = 1 << 20
 """The kernel asks for more when less than this waits to be sent."""
+GONE_BYTES: Final = 128 * 1024
+"""What was sent has gone when less than this waits in the kernel: nearly all is on its way, and the
+line does not run dry before another lane goes on."""
 _ABORT: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: closing throws away what was not sent yet."""
 
@@ -23,8 +27,26 @@ def prepare(connected: socket.socket, *, dead_after_s: float) -> None:
     connected.setblocking(False)
     with suppress(OSError):
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         _keep_alive(connected, dead_after_s)
+    _ask_for_more_below(connected, UNSENT_BYTES)
+
+
+@contextmanager
+def woken_when_gone(connected: socket.socket) -> Iterator[None]:
+    """Be woken to send not before nearly all has left.
+
+    What waits in the kernel can not be taken back, and shares the line with what others are sent.
+    """
+    _ask_for_more_below(connected, GONE_BYTES)
+    try:
+        yield
+    finally:
+        _ask_for_more_below(connected, UNSENT_BYTES)
+
+
+def _ask_for_more_below(connected: socket.socket, unsent_bytes: int) -> None:
+    with suppress(OSError):
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_bytes)
 
 
 def wake_at(connected: socket.socket, size_bytes: int) -> None:

@@ -249,9 +249,14 @@ class Peer(Asking):
             raise self.gone() from None  # it has ended meanwhile
         return [part for part in instead if part is not None]
 
-    async def until_taken(self) -> None:
-        """Return when the kernel has taken what is queued, or nothing will be sent any more."""
+    async def until_gone(self) -> None:
+        """Return when nearly all that is queued is on its way, or nothing will be sent any more.
+
+        Raises PeerLost.
+        """
         await self.outbox.wait_until_below(1)
+        if self.lane is not None:
+            await self.lane.until_gone()
 
     async def refuse(self, request: Request, code: ErrorCode, text: str) -> None:
         """Answer a request with no. Raises PeerLost."""

@@ -163,6 +163,7 @@ class FetchJob:
             await trio.to_thread.run_sync(self._library.require_space, staging)
             with self._spans.telling(self._manifest) as verified:
                 self._library.share(staging)
+                self._sources.gives()
                 await self._fetch_spans(layout, staging, verified)
             self.progress.state = FetchState.PLACING
             self._tell(force=True)

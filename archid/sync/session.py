@@ -29,7 +29,6 @@ from archid.sync.span_answers import SpanAnswers
 from archid.sync.span_exchange import SpanExchange, SpanNews
 from archid.sync.span_runs import SpanRuns
 from archid.sync.trust_keeper import TrustKeeper
-from archid.sync.upload_turns import Turn
 from archid.sync.whereabouts import Whereabouts
 from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
@@ -70,6 +69,7 @@ from protocol.messages import (
     SpanAnswer,
 )
 from protocol.refusals import GrantsNotAccepted, NodeDenied, NotEntitled
+from protocol.serve_turns import Turn
 
 log = get_logger(__name__)
 _sparing = SparingLog(log)
@@ -198,7 +198,7 @@ class Session:
                 size_bytes += len(answer.data) if isinstance(answer, SpanAnswer) else 0
         turns = self._spans.turns
         if turn is not None and size_bytes and turns.crowded(self._peer.node):
-            await self._peer.until_taken()
+            await self._peer.until_gone()
             turns.sent(turn, size_bytes)
 
     async def _refuse(self, request: Request, code: ErrorCode, text: str) -> None:
@@ -281,6 +281,7 @@ class Session:
     def _entitle(self, request: Entitle) -> None:
         try:
             self._access.show(request.manifest, request.proof)
+            self._spans.sought(self._peer, request.manifest)
             if self._whereabouts is not None:
                 self._whereabouts.seeks(self._peer, request.manifest)
         except NotEntitled as error:

@@ -2,14 +2,15 @@
 
 Each admitted peer is shown what entitles this node and asked what it holds. One that refuses,
 does not hold the manifest yet, is behind with its head, or has failed since, is asked again with
-growing waits for as long as it is connected; those of a peer that sent wrong bytes are longer and
-outlive the connection (`archid.sync.distrust`). One that is gone leaves by itself. The fetch job
-reads `ready` and waits on `changed`.
+growing waits for as long as it is connected, and at once when it turns out to fetch the same; waits
+for a peer that sent wrong bytes are longer and outlive the connection (`archid.sync.distrust`). One
+that is gone leaves by itself. The fetch job reads `ready` and waits on `changed`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,6 +32,8 @@ FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
 LONGEST_NEAR_RETRY_S: Final = 2.0
 """For nodes of the same site: soon after one begins to fetch the same, the others are to know."""
+MOST_HURRIES: Final = 3
+"""How often a peer is asked before its time, in a row: two that refuse each other would not end."""
 MAX_TOLD: Final = 16_384
 """Announcements kept of one peer before a fetch makes use of them; it is asked again anyway."""
 
@@ -66,6 +69,11 @@ class _Followed:
 
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     failed: trio.Event = field(default_factory=trio.Event)
+    hurried: trio.Event = field(default_factory=trio.Event)
+    """Set when it may hold by now what it did not hold when it was asked."""
+    hurries: int = 0
+    reminds: trio.Event = field(default_factory=trio.Event)
+    """Set when it may have been refused what it can be given now."""
     told: set[tuple[PieceId, int]] = field(default_factory=set)
 
 
@@ -92,11 +100,12 @@ class Sources:
         self._directory = directory
         self._proof = proof
         self._site = site
+        self._gives = False
         self._followed: dict[Peer, _Followed] = {}
 
     async def run(self) -> None:
         """Follow the directory until cancelled."""
-        listening = self._directory.spans.listening(self.manifest, self._announced)
+        listening = self._directory.spans.listening(self.manifest, self._announced, self._sought)
         async with trio.open_nursery() as nursery:
             with listening:
                 await self._follow_all(nursery)
@@ -120,6 +129,30 @@ class Sources:
             return
         if len(followed.told) < MAX_TOLD:
             followed.told.add((piece, n))
+
+    def _sought(self, peer: Peer) -> None:
+        """A peer fetches the same, and may have begun to share it."""
+        if self._gives:
+            self._hurry(peer)
+
+    def _hurry(self, peer: Peer) -> None:
+        followed = self._followed.get(peer)
+        if followed is None or peer in self.ready or followed.hurries >= MOST_HURRIES:
+            return
+        if not followed.hurried.is_set():
+            followed.hurries += 1
+            followed.hurried.set()
+
+    def gives(self) -> None:
+        """From now on others are given what is here: all who may want it are told by being asked.
+
+        Those who begin together would find one another only after their waits.
+        """
+        self._gives = True
+        for peer, followed in self._followed.items():
+            self._hurry(peer)
+            if (have := self.ready.get(peer)) is not None and not have.complete:
+                followed.reminds.set()
 
     def is_near(self, peer: Peer) -> bool:
         """Whether a peer stands at this node's site."""
@@ -175,7 +208,7 @@ class Sources:
         with followed.scope:
             while True:
                 await self._out_of_distrust(peer)
-                followed.failed = trio.Event()
+                followed.failed, followed.hurried = trio.Event(), trio.Event()
                 asked_at = trio.current_time()
                 try:
                     # Announcements may overtake the answer that they are to be added to.
@@ -192,12 +225,25 @@ class Sources:
                 else:
                     self.refusals.pop(peer.facts.name, None)
                     self.ready[peer] = have
+                    followed.hurries = 0
                     self.changed.fire()
-                    await followed.failed.wait()
+                    await self._until_failed(peer, followed)
                 if trio.current_time() - asked_at > LONGEST_RETRY_S:
                     wait_s = FIRST_RETRY_S
-                await trio.sleep(wait_s)
+                with trio.move_on_after(wait_s):
+                    await followed.hurried.wait()
                 wait_s = min(wait_s * 2, longest_s)
+
+    async def _until_failed(self, peer: Peer, followed: _Followed) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._remind, peer, followed)
+            await followed.failed.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _remind(self, peer: Peer, followed: _Followed) -> None:
+        await followed.reminds.wait()
+        with suppress(PeerLost, PeerRefused, PeerTooSlow):
+            await peer.request(Entitle(0, self.manifest, self._proof()))
 
     async def _out_of_distrust(self, peer: Peer) -> None:
         """Return when a peer that sent wrong bytes, here or to an earlier fetch, may be asked."""

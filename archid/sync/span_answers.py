@@ -17,10 +17,10 @@ from archid.net.peer import Peer
 from archid.store.errors import ChunkCorrupt, DocumentMissing
 from archid.store.library import Library
 from archid.sync.span_exchange import SpanExchange
-from archid.sync.upload_turns import Turn
 from protocol.errors import ProtocolError
 from protocol.ids import ManifestId
 from protocol.messages import Answer, ErrorCode, GetAny, GetSpan, Picked, SpanAnswer
+from protocol.serve_turns import Turn
 
 _sparing = SparingLog(get_logger(__name__))
 

@@ -21,6 +21,7 @@ from protocol.messages import GetAny, HaveUpdate, Unwant
 from protocol.serve_choice import ServeChoice
 
 Listener: TypeAlias = Callable[[Peer, PieceId, int], None]
+Seeker: TypeAlias = Callable[[Peer], None]
 
 _N_BITS: Final = 16
 """Bits of the number of a span within its piece."""
@@ -41,7 +42,7 @@ class SpanExchange:
     def __init__(self) -> None:
         self.changed = Signal()
         self._news: dict[ManifestId, SpanNews] = {}
-        self._listeners: dict[ManifestId, Listener] = {}
+        self._listeners: dict[ManifestId, tuple[Listener, Seeker]] = {}
         self.slots = UploadSlots()
         self.turns = UploadTurns()
         self._choice = ServeChoice(randrange=SystemRandom().randrange)
@@ -104,16 +105,22 @@ class SpanExchange:
     # What others have
 
     @contextmanager
-    def listening(self, manifest: ManifestId, listener: Listener) -> Iterator[None]:
-        """Have `listener` called with what peers announce of a version; one at a time."""
-        self._listeners[manifest] = listener
+    def listening(self, manifest: ManifestId, listener: Listener, sought: Seeker) -> Iterator[None]:
+        """Have `listener` called with what peers announce of a version, one at a time, and `sought`
+        with each peer that shows that it may read it: it fetches the same."""
+        both = self._listeners[manifest] = listener, sought
         try:
             yield
         finally:
-            if self._listeners.get(manifest) is listener:
+            if self._listeners.get(manifest) is both:
                 del self._listeners[manifest]
 
     def announced(self, peer: Peer, update: HaveUpdate) -> None:
         """A peer holds one more span; nobody may be interested."""
-        if listener := self._listeners.get(update.manifest):
-            listener(peer, update.piece, update.n)
+        if found := self._listeners.get(update.manifest):
+            found[0](peer, update.piece, update.n)
+
+    def sought(self, peer: Peer, manifest: ManifestId) -> None:
+        """A peer asks for a version; nobody may be interested."""
+        if found := self._listeners.get(manifest):
+            found[1](peer)

@@ -1,11 +1,11 @@
 """A swarm in simulated time: the real planning machines over simulated lines.
 
-Every node has a `FetchPlan` and serves through a `ServeChoice`, as in the daemon; lines have a
-rate each way and a delay. A server sends one span at a time, taking turns among those who have
-asked it; a receiver's line takes one after the other. Receivers may stand at sites, where what
-comes from outside goes through one line, and find one another a while after they begin. Time is
-a number in a queue of events, so a run is the same run on every machine: `python -m
-tests.sim.swarm SEED` prints its hash.
+Every node has a `FetchPlan` and serves through a `ServeChoice` and `ServeTurns`, as in the daemon;
+lines have a rate each way, shared by all that is sent at the same time (`tests.sim.streams`), and a
+delay. What has been handed to a sender's kernel can not be taken back, and what is said to somebody
+comes after it. Receivers may stand at sites, where what comes from outside goes through one line,
+and find one another a while after they begin. Time is a number in a queue of events, so a run is
+the same run on every machine: `python -m tests.sim.swarm SEED` prints its hash.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ from protocol.fetch_events import (
 from protocol.ids import ManifestId
 from protocol.messages.codes import ErrorCode
 from protocol.serve_choice import ServeChoice
+from protocol.serve_turns import LOOK_S, ServeTurns, Turn
+from tests.sim.streams import Line, Streams
 
 MIB: Final = 1 << 20
 SPANS_A_PIECE: Final = 80
 MANIFEST: Final = ManifestId(bytes(32))
 MANY: Final = 1 << 20
-AHEAD: Final = 1
-"""As in `archid.sync.upload_turns`."""
+KERNEL_BYTES: Final = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Swarm:
     jitter: float = 0.02
     """A span takes up to so much longer than by the rate: nothing is of one speed."""
     delay_s: float = 0.002
+    kernel_bytes: int = KERNEL_BYTES
+    """What a connection's sender has handed over when it goes on to the next."""
     seed: int = 1
     site_size: int = 0
     """So many receivers stand at each site; 0: none do."""
@@ -117,18 +120,30 @@ class _Asked:
 
 
 @dataclass
+class _Serving:
+    """What one node does for another: its requests, one after the other."""
+
+    queue: deque[_Asked] = field(default_factory=deque)
+    asked: _Asked | None = None
+    """The one that is being answered."""
+    span: int | None = None
+    """What was picked for it."""
+    begun: bool = False
+    turn: Turn | None = None
+
+
+@dataclass
 class _Node:
     name: bytes
     plan: FetchPlan | None
     held: set[int]
     choice: ServeChoice
-    queues: dict[int, deque[_Asked]] = field(default_factory=dict)
-    turn: deque[int] = field(default_factory=deque)
-    sending: bool = False
-    line_free_at: float = 0.0
+    turns: ServeTurns = field(default_factory=ServeTurns)
+    serving: dict[int, _Serving] = field(default_factory=dict)
+    whose: dict[Turn, int] = field(default_factory=dict)
+    looks: bool = False
     wake_at: float | None = None
     sent_spans: int = 0
-    ahead: deque[tuple[int, _Asked, int]] = field(default_factory=deque)
 
 
 class Simulation:
@@ -147,10 +162,15 @@ class Simulation:
         self._count = 0
         self._requests = 0
         self._hash = blake3()
-        self.line_free_at: dict[int, float] = {}
         self.line_spans: Counter[int] = Counter()
         self.gone: set[int] = set()
         self.met: set[tuple[int, int]] = set()
+        rates: dict[Line, float] = {}
+        for number in range(len(self.nodes)):
+            rates["up", number] = rates["down", number] = swarm.rate
+            if (site := self.site(number)) is not None:
+                rates["line", site] = swarm.line_rate
+        self.streams = Streams(rates, kernel_bytes=swarm.kernel_bytes)
 
     def site(self, number: int) -> int | None:
         """The site of a node, None for one that stands nowhere."""
@@ -201,8 +221,13 @@ class Simulation:
         for receiver, at_s in self.swarm.lost:
             self._at(at_s, self._lose, receiver + self.swarm.seeds)
         while self.unfinished:
-            self.now, _, action = heapq.heappop(self._events)
-            action()
+            through_at = self.streams.next_at()
+            if not self._events or through_at <= self._events[0][0]:
+                self.now = through_at
+                self._let_through()
+            else:
+                self.now, _, action = heapq.heappop(self._events)
+                action()
         copies = sum(node.sent_spans for node in self.nodes[: self.swarm.seeds])
         wanted = self.swarm.receivers * len(self.keys)
         return Result(
@@ -224,6 +249,8 @@ class Simulation:
 
     def _lose(self, number: int) -> None:
         self.gone.add(number)
+        self._let_through()
+        self.streams.drop(number)
         node = self.nodes[number]
         self.unfinished -= node.plan is not None and not node.plan.finished
         for other in range(len(self.nodes)):
@@ -232,6 +259,10 @@ class Simulation:
     def _at(self, when: float, action: Callable[..., None], *arguments: object) -> None:
         self._count += 1
         heapq.heappush(self._events, (when, self._count, lambda: action(*arguments)))
+
+    def _let_through(self) -> None:
+        for action in self.streams.advance(self.now):
+            action()
 
     def _later(self, action: Callable[..., None], *arguments: object) -> None:
         self._at(self.now + self.swarm.delay_s, action, *arguments)
@@ -297,68 +328,141 @@ class Simulation:
         self._later(self._asked, server, receiver, _Asked(self._requests, spans, offer))
 
     def _asked(self, server: int, receiver: int, asked: _Asked) -> None:
-        node = self.nodes[server]
         if receiver - self.swarm.seeds in self.swarm.stuck and not self.near(receiver, server):
             return
-        if receiver not in node.queues:
-            node.queues[receiver] = deque()
-            node.turn.append(receiver)
-        node.queues[receiver].append(asked)
-        self._serve(server)
+        if server not in self.gone:
+            self._serving(server, receiver).queue.append(asked)
+            self._next(server, receiver)
+
+    def _serving(self, server: int, receiver: int) -> _Serving:
+        return self.nodes[server].serving.setdefault(receiver, _Serving())
 
     def _unwant(self, server: int, receiver: int, span: int, up_to: int) -> None:
         self.nodes[server].choice.unwanted(receiver, MANIFEST, span, up_to=up_to)
 
     def _cancel(self, server: int, receiver: int, span: int | None, offer: int | None) -> None:
-        for to, asked, picked in self.nodes[server].ahead:
-            if to == receiver and (picked == span or (offer is not None and asked.offer == offer)):
-                asked.cancelled = True
-        for asked in self.nodes[server].queues.get(receiver, ()):
+        serving = self._serving(server, receiver)
+        now = serving.asked
+        if now is not None and (
+            (span is not None and serving.span == span)
+            or (offer is not None and now.offer == offer)
+        ):
+            now.cancelled = True
+        for asked in serving.queue:
             if asked.offer == offer and (offer is not None or asked.spans == (span,)):
                 asked.cancelled = True
 
-    def _serve(self, server: int) -> None:
-        """Send what was picked, one span at a time, and say meanwhile what comes next."""
+    def _next(self, server: int, receiver: int) -> None:
+        """Take up the next request of a peer, if the one before is over."""
+        node, serving = self.nodes[server], self._serving(server, receiver)
+        while serving.asked is None and serving.queue:
+            asked = serving.queue.popleft()
+            if asked.cancelled:
+                self._say(server, receiver, self._refusal(server, asked))
+                continue
+            serving.asked, serving.span, serving.begun = asked, None, False
+            turn = node.turns.wait(receiver, lambda: self._lacks(server, receiver), now=self.now)
+            serving.turn = turn
+            node.whose[turn] = receiver
+        self._go_on(server)
+
+    def _go_on(self, server: int) -> None:
         node = self.nodes[server]
         if server in self.gone:
             return
-        self._pick_ahead(server)
-        while not node.sending and node.ahead:
-            receiver, asked, span = node.ahead.popleft()
-            if asked.cancelled:
-                node.choice.not_sent(MANIFEST, span)
-                refused = SpanRefused(node.name, self.keys[span], ErrorCode.CANCELLED)
-                self._later(self._tell, receiver, refused)
-            else:
-                node.sending = True
-                node.sent_spans += 1
-                took_s = MIB / self.swarm.rate * (1 + self.swarm.jitter * self.random.random())
-                self._at(self.now + took_s, self._sent, server, receiver, span)
-            self._pick_ahead(server)
-
-    def _pick_ahead(self, server: int) -> None:
-        node = self.nodes[server]
-        while len(node.ahead) < AHEAD and any(node.queues.values()):
-            receiver = max(
-                (one for one in node.turn if node.queues[one]),
-                key=lambda one: self._lacks(node, one),
-            )
-            node.turn.remove(receiver)
-            node.turn.append(receiver)
-            asked = node.queues[receiver].popleft()
-            span = None if asked.cancelled else self._chosen(server, receiver, asked)
-            if span is None:
-                self._later(self._tell, receiver, self._refusal(server, asked))
+        for turn in node.turns.go_on(now=self.now):
+            receiver = node.whose.get(turn)
+            if receiver is None:
                 continue
-            if asked.offer is not None:
-                picked = SpanPicked(node.name, asked.offer, self.keys[span])
-                self._later(self._tell, receiver, picked)
-            node.ahead.append((receiver, asked, span))
+            serving = node.serving[receiver]
+            if serving.span is None and not self._pick(server, receiver, serving):
+                self._over(server, receiver, serving)
+            elif turn.since is not None and not serving.begun:
+                serving.begun = True
+                self._begin(server, receiver, serving)
+        if node.whose and not node.looks:
+            node.looks = True
+            self._at(self.now + LOOK_S, self._look, server)
 
-    def _lacks(self, node: _Node, receiver: int) -> int:
-        """How many spans a receiver could still be sent, as far as its next request says."""
-        asked = node.queues[receiver][0]
-        if asked.offer is None or asked.cancelled:
+    def _look(self, server: int) -> None:
+        self.nodes[server].looks = False
+        self._go_on(server)
+
+    def _pick(self, server: int, receiver: int, serving: _Serving) -> bool:
+        """Say what will be sent; False when it is nothing."""
+        asked, node = serving.asked, self.nodes[server]
+        assert asked is not None
+        serving.span = None if asked.cancelled else self._chosen(server, receiver, asked)
+        if serving.span is None:
+            return False
+        if asked.offer is not None:
+            picked = SpanPicked(node.name, asked.offer, self.keys[serving.span])
+            self._say(server, receiver, picked)
+        return True
+
+    def _begin(self, server: int, receiver: int, serving: _Serving) -> None:
+        node, asked, span = self.nodes[server], serving.asked, serving.span
+        assert asked is not None
+        assert span is not None
+        if asked.cancelled:
+            node.choice.not_sent(MANIFEST, span)
+            self._over(server, receiver, serving)
+            return
+        node.sent_spans += 1
+        if (site := self.site(receiver)) is not None and not self.near(receiver, server):
+            self.line_spans[site] += 1
+        size_bytes = MIB * (1 + self.swarm.jitter * self.random.random())
+        self._send(
+            server,
+            receiver,
+            size_bytes,
+            lambda: self._later(self._arrived, receiver, server, span),
+            lambda: self._taken(server, receiver, serving),
+        )
+
+    def _send(
+        self,
+        server: int,
+        receiver: int,
+        size_bytes: float,
+        arrived: Callable[[], None],
+        taken: Callable[[], None] | None = None,
+    ) -> None:
+        self._let_through()
+        lines: tuple[Line, ...] = (("up", server), ("down", receiver))
+        if not self.near(server, receiver) and (site := self.site(receiver)) is not None:
+            lines = (*lines, ("line", site))
+        self.streams.send(server, receiver, lines, size_bytes, arrived, taken)
+
+    def _say(self, server: int, receiver: int, event: FetchEvent) -> None:
+        """Tell something behind what is being sent."""
+        self._send(server, receiver, 1.0, lambda: self._later(self._tell, receiver, event))
+
+    def _taken(self, server: int, receiver: int, serving: _Serving) -> None:
+        node = self.nodes[server]
+        if serving.turn is not None and node.turns.crowded(receiver, now=self.now):
+            node.turns.sent(serving.turn, MIB, now=self.now)
+        self._done(server, receiver, serving)
+
+    def _over(self, server: int, receiver: int, serving: _Serving) -> None:
+        """Nothing is sent for a request."""
+        assert serving.asked is not None
+        self._say(server, receiver, self._refusal(server, serving.asked, serving.span))
+        self._done(server, receiver, serving)
+
+    def _done(self, server: int, receiver: int, serving: _Serving) -> None:
+        node = self.nodes[server]
+        assert serving.turn is not None
+        node.turns.leave(serving.turn)
+        del node.whose[serving.turn]
+        serving.asked = serving.span = serving.turn = None
+        self._next(server, receiver)
+
+    def _lacks(self, server: int, receiver: int) -> int:
+        """How many spans a receiver could still be sent, as far as its request says."""
+        node = self.nodes[server]
+        asked = node.serving[receiver].asked
+        if asked is None or asked.offer is None or asked.cancelled:
             return MANY
         return len(node.choice.still_wanted(receiver, MANIFEST, asked.spans, request=asked.number))
 
@@ -370,28 +474,13 @@ class Simulation:
         among = [span for span in among if span in node.held]
         return node.choice.pick(MANIFEST, among, span_count=len(self.keys))
 
-    def _refusal(self, server: int, asked: _Asked) -> FetchEvent:
+    def _refusal(self, server: int, asked: _Asked, picked: int | None = None) -> FetchEvent:
         name = self.nodes[server].name
         if asked.offer is None:
             return SpanRefused(name, self.keys[asked.spans[0]], ErrorCode.CANCELLED)
+        if picked is not None:
+            return SpanRefused(name, self.keys[picked], ErrorCode.CANCELLED)
         return OfferRefused(name, asked.offer, ErrorCode.CANCELLED)
-
-    def _sent(self, server: int, receiver: int, span: int) -> None:
-        self.nodes[server].sending = False
-        began = self.now - MIB / self.swarm.rate + self.swarm.delay_s
-        if (site := self.site(receiver)) is not None and not self.near(receiver, server):
-            self.line_spans[site] += 1
-            through = max(began, self.line_free_at.get(site, 0.0)) + MIB / self.swarm.line_rate
-            self.line_free_at[site] = through
-            began = through - MIB / self.swarm.rate
-        self._at(max(self.now, began), self._comes, receiver, server, span, began)
-        self._serve(server)
-
-    def _comes(self, receiver: int, server: int, span: int, began: float) -> None:
-        # The receiver's line takes it in while it comes, unless it still has another to take in.
-        node = self.nodes[receiver]
-        node.line_free_at = max(began, node.line_free_at) + MIB / self.swarm.rate
-        self._at(node.line_free_at, self._arrived, receiver, server, span)
 
 
 def simulate(swarm: Swarm) -> Result:

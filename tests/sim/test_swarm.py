@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,13 @@ from tests.sim.swarm import MIB, Swarm, simulate
     [
         # The last span has to go from the one that got it to everybody else, and meanwhile the
         # seed, which has nothing else to do, sends some again: so short is 32 MiB.
-        (Swarm(8, 32), 1.30, 1.2),
-        (Swarm(8, 128), 1.10, 1.1),
-        (Swarm(16, 64), 1.20, 1.15),
-        pytest.param(Swarm(16, 128), 1.10, 1.1, marks=pytest.mark.long),
+        (Swarm(8, 32), 1.40, 1.3),
+        (Swarm(8, 128), 1.20, 1.1),
+        (Swarm(16, 64), 1.30, 1.2),
+        pytest.param(Swarm(16, 128), 1.25, 1.1, marks=pytest.mark.long),
         # Of one site they divide, so that nothing comes in twice.
-        (Swarm(8, 128, site_size=8, line_rate=1e12), 1.15, 1.02),
-        (Swarm(16, 64, site_size=16, line_rate=1e12), 1.25, 1.02),
+        (Swarm(8, 128, site_size=8, line_rate=1e12), 1.25, 1.02),
+        (Swarm(16, 64, site_size=16, line_rate=1e12), 1.35, 1.02),
     ],
     ids=str,
 )
@@ -34,6 +35,13 @@ def test_a_swarm_fills_near_the_bound_and_the_seed_sends_hardly_more_than_one_co
     assert result.seconds <= slowest * swarm.lower_bound_s
     assert result.seed_copies <= copies
     assert result.duplicate_bytes <= 0.035 * swarm.receivers * swarm.size_mib * MIB
+
+
+def test_what_waits_in_the_kernels_of_senders_makes_a_swarm_slow() -> None:
+    """Each connection that holds a span of its own shares the line: all of them arrive late."""
+    few = Swarm(8, 32, rate=2.5e6, site_size=8, line_rate=1e12)
+    many = replace(few, kernel_bytes=MIB)
+    assert simulate(many).seconds > 1.1 * simulate(few).seconds
 
 
 @pytest.mark.parametrize("picks", [True, False])

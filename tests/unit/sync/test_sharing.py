@@ -160,7 +160,7 @@ async def test_another_cinema_is_told_nothing_of_what_is_being_fetched(cinema: C
         take(first)
         async with linked(stranger, salle) as link:
             listener = stranger.directory.spans.listening(
-                film.manifest, lambda _peer, _piece, n: heard.append(n)
+                film.manifest, lambda _peer, _piece, n: heard.append(n), lambda _peer: None
             )
             with listener:
                 for request in (
