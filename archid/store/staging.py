@@ -12,7 +12,7 @@ import os
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -27,6 +27,8 @@ from archid.store.placing import make_bare_entries, place_tree, seal_file, seal_
 from archid.store.resuming import resume
 from archid.store.syscalls import Buffer
 from archid.store.tree_folder import TreeFolder, make_folder, open_folder, remove_tree
+from archid.store.whole_files import WholeFile, WholeFiles
+from archid.store.writeback import Writeback
 from protocol.layout import FileEntry, Layout, Span, Stretch
 
 MAX_OPEN_FILES: Final = 64
@@ -58,13 +60,14 @@ class Staging(Filling):
         self._missing_of = array("I", (file.chunk_count for file in layout.files))
         self._started = bytearray(len(layout.files))
         self._open_files: OrderedDict[int, int] = OrderedDict()
+        self._whole_files = WholeFiles(folder)
         self._repeats: dict[int, list[int]] = {}
         for at in range(layout.chunk_count):
             if (home := layout.home(at)) != at:
                 self._repeats.setdefault(home, []).append(at)
         self.held_bytes = 0
         self._dirty_bytes = 0
-        self._writeback: threading.Thread | None = None
+        self._writeback = Writeback()
 
     @classmethod
     def open(cls, path: Path, layout: Layout, *, threads: int = 2) -> Self:
@@ -93,6 +96,7 @@ class Staging(Filling):
         """Let go of every descriptor; what was written stays and can be resumed."""
         with self.lock:
             self._close_files()
+            self._whole_files.close()
             self.folder.close()
 
     def discard(self) -> None:
@@ -143,16 +147,25 @@ class Staging(Filling):
     def write_verified(self, verified: Iterable[Verified]) -> None:
         """As `Filling` says; what is new and stands at one place only is written as it came."""
         others: list[Verified] = []
+        whole: list[WholeFile] = []
+        files, started = self.layout.files, self._started
+        coming: set[int] = set()
         with self.lock:
             for chunks, data in verified:
                 start = 0
                 for stretch in self.layout.stretches(chunks):
                     part = data[start : start + stretch.size_bytes]
                     start += stretch.size_bytes
-                    if self._is_new(stretch.chunks):
-                        self._write_stretch(stretch, part)
-                    else:
+                    file = files[stretch.file]
+                    if not self._is_new(stretch.chunks) or file.number in coming:
                         others.append(Verified(stretch.chunks, part))
+                    elif len(stretch.chunks) == file.chunk_count and not started[file.number]:
+                        whole.append(WholeFile(file, part))
+                        coming.add(file.number)
+                    else:
+                        self._write_stretch(stretch, part)
+            if whole:
+                self._write_whole(whole)
             super().write_verified(others)
 
     def open_for_reading(self, file: FileEntry) -> int:
@@ -187,6 +200,7 @@ class Staging(Filling):
         """What is left after `seal`: the sync and the rename. Raises StorageError."""
         with self.lock:
             place_tree(self.path, target)
+            self._whole_files.close()
             self.folder.close()
 
     def seal(self) -> None:
@@ -270,6 +284,21 @@ class Staging(Filling):
         except OSError as error:
             raise self._fault(error, file) from error
 
+    def _write_whole(self, batch: Sequence[WholeFile]) -> None:
+        fault: StorageError | None = None
+        for part, (done, error) in self._whole_files.write(batch):
+            for file, _ in part[:done]:
+                chunks = chunks_of(file)
+                self._started[file.number] = 1
+                self._held[chunks.start : chunks.stop] = b"\1" * len(chunks)
+                self._missing_of[file.number] = 0
+                self.held_bytes += file.size_bytes
+            if error is not None:
+                # It may have been begun; not being counted so, it is made anew the next time.
+                fault = self._fault(error, part[done].file)
+        if fault is not None:
+            raise fault
+
     def _written(self, fd: int, file: FileEntry, size_bytes: int) -> None:
         """So many bytes of a file were written and counted."""
         self._dirty_bytes += size_bytes
@@ -279,7 +308,7 @@ class Staging(Filling):
         elif self._dirty_bytes >= WRITEBACK_BYTES:
             # The disk begins while there is more to come, so that the sync at the end is short.
             self._dirty_bytes = 0
-            self._start_writeback(fd)
+            self._writeback.start(fd)
 
     def _write(self, chunks: Iterable[tuple[int, Buffer]]) -> None:
         place, home, held = self.layout.place, self.layout.home, self._held
@@ -316,21 +345,6 @@ class Staging(Filling):
                 self._count(write.at)
             first = last
         self._written(fd, file, sum(self.layout.length(write.at) for write in writes))
-
-    def _start_writeback(self, fd: int) -> None:
-        """One at a time, in a thread of its own: a disk that is busy takes its time."""
-        if self._writeback is not None and self._writeback.is_alive():
-            return
-        own = os.dup(fd)
-
-        def write_back() -> None:
-            try:
-                syscalls.start_writeback(own)
-            finally:
-                os.close(own)
-
-        self._writeback = threading.Thread(target=write_back, name="writeback", daemon=True)
-        self._writeback.start()
 
     def _fault(self, error: OSError, file: FileEntry) -> StorageError:
         fault = storage_error(error, self.path / file.path, needed_bytes=self.missing_bytes)
