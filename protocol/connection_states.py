@@ -11,6 +11,7 @@ from typing import Final
 from protocol.limits import KIB
 from protocol.messages import (
     CONTENT,
+    DELTAS,
     DOCUMENTS,
     GOSSIP,
     HOLDERS,
@@ -84,7 +85,7 @@ TRANSITIONS: Final[dict[tuple[State, Trigger], State]] = {
 
 _ALWAYS: Final[frozenset[type[Message]]] = frozenset({Goodbye, Ping, Pong})
 _CONTENT: Final[frozenset[type[Message]]] = frozenset(
-    {*DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *HOLDERS}
+    {*DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *HOLDERS, *DELTAS}
 )
 _LANES: Final[frozenset[type[Message]]] = frozenset({WantLane, OpenLane, LaneOffered})
 _ROOTS: Final[frozenset[type[Message]]] = frozenset({GetRoot, RootDocument, Refused, Cancel})

@@ -20,5 +20,8 @@ LANES: Final = "lanes"
 HOLDERS: Final = "holders"
 """Central and REPOs say who else holds or fetches a version, to whoever may read it."""
 
-FEATURES: Final = (SWARM, HEADS, LANES, HOLDERS)
+DELTAS: Final = "deltas"
+"""Pieces of a manifest may be told by what they have in common with others."""
+
+FEATURES: Final = (SWARM, HEADS, LANES, HOLDERS, DELTAS)
 """All that this implementation speaks."""

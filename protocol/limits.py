@@ -91,6 +91,10 @@ MAX_FEATURE_BYTES: Final = 40
 MAX_SOFTWARE_BYTES: Final = 80
 MAX_ERROR_TEXT_BYTES: Final = 300
 MAX_PIECES_ASKED: Final = 16
+MAX_DELTA_BASES: Final = 32
+"""Pieces that a request names as what deltas may refer to."""
+MAX_DELTA_RANGES: Final = 8192
+"""Of one delta: more than a piece with a change in every other record has."""
 MAX_PIECES: Final = 32_768
 """Pieces of one manifest that a have-map may speak of."""
 MAX_HAVE_BITMAP_BYTES: Final = 256

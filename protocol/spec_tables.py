@@ -24,6 +24,7 @@ from protocol.connection_states import (
 from protocol.frames import FLAG_OPTIONAL, HEADER_BYTES
 from protocol.messages import (
     CONTENT,
+    DELTAS,
     DOCUMENTS,
     GOSSIP,
     HOLDERS,
@@ -146,6 +147,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "messages-swarm": lambda: message_table(SWARM),
     "messages-lanes": lambda: message_table(LANES),
     "messages-holders": lambda: message_table(HOLDERS),
+    "messages-deltas": lambda: message_table(DELTAS),
     "messages-gossip": lambda: message_table(GOSSIP),
     "messages-joining": lambda: message_table(JOINING),
     "state-diagram": state_diagram,

@@ -29,6 +29,7 @@ from archid.store.staging import Staging
 from archid.sync.fellows import Fellows
 from archid.sync.fetch_progress import FetchProgress, FetchState
 from archid.sync.one_error import one_error
+from archid.sync.piece_fetch import PieceBatch, PieceFetch
 from archid.sync.plan_log import PlanLogs
 from archid.sync.sources import Sources
 from archid.sync.span_exchange import SpanExchange
@@ -37,14 +38,8 @@ from protocol.envelope import Envelope
 from protocol.errors import FormatError, ProtocolError, TrustError
 from protocol.ids import ManifestId, PieceId
 from protocol.layout import Layout
-from protocol.limits import MAX_PIECES_ASKED
 from protocol.manifest import ManifestRoot
-from protocol.messages import (
-    GetManifest,
-    GetPieces,
-    ManifestAnswer,
-    PieceAnswer,
-)
+from protocol.messages import GetManifest, ManifestAnswer
 from protocol.publication import (
     MAX_PUBLICATION_BYTES,
     accept_known_publication,
@@ -231,27 +226,20 @@ class FetchJob:
             raise ManifestUnfit(self._manifest.hex(), script, str(error)) from error
 
     async def _fetch_pieces(self, root: ManifestRoot) -> None:
-        wanted = [ref.id for ref in root.pieces]
-        while missing := await trio.to_thread.run_sync(self._library.missing_pieces, wanted):
-            batches = [
-                tuple(missing[n : n + MAX_PIECES_ASKED])
-                for n in range(0, len(missing), MAX_PIECES_ASKED)
-            ]
+        fetch = PieceFetch(self._library, root)
+        while batches := await fetch.batches():
             await self._any_source()
             async with trio.open_nursery() as nursery:
                 for peer in tuple(self._sources.ready):
-                    nursery.start_soon(self._fetch_piece_batches, peer, batches)
+                    nursery.start_soon(self._fetch_piece_batches, fetch, peer, batches)
 
-    async def _fetch_piece_batches(self, peer: Peer, batches: list[tuple[PieceId, ...]]) -> None:
+    async def _fetch_piece_batches(
+        self, fetch: PieceFetch, peer: Peer, batches: list[PieceBatch]
+    ) -> None:
         """Take batches from the common list until it is empty or the peer fails."""
         while batches:
-            batch = batches.pop(0)
             try:
-                answers = await peer.request_all(GetPieces(0, self._manifest, batch))
-                pieces = [a.data for a in answers if isinstance(a, PieceAnswer)]
-                if [PieceId.of(data) for data in pieces] != list(batch):
-                    raise FormatError("a piece is not the one that was asked for")
-                await trio.to_thread.run_sync(self._library.keep_pieces, pieces)
+                await fetch.bring(peer, batches.pop(0))
             except ProtocolError as error:
                 self._report_liar(peer, f"piece: {error}")
                 return

@@ -25,6 +25,7 @@ from archid.store.documents import DocumentStore
 from archid.store.errors import DocumentMissing
 from archid.store.library import Library
 from archid.sync.access import Access
+from archid.sync.piece_answers import piece_answers
 from archid.sync.span_answers import SpanAnswers
 from archid.sync.span_exchange import SpanExchange, SpanNews
 from archid.sync.span_runs import SpanRuns
@@ -33,7 +34,7 @@ from archid.sync.whereabouts import Whereabouts
 from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
 from protocol.grants import LeafDocument, read_items
-from protocol.ids import DocumentId, ManifestId, NodeId, PieceId
+from protocol.ids import DocumentId, ManifestId, NodeId
 from protocol.limits import MAX_OUTSTANDING_REQUESTS
 from protocol.messages import (
     Answer,
@@ -49,6 +50,7 @@ from protocol.messages import (
     GetList,
     GetManifest,
     GetPage,
+    GetPieceDeltas,
     GetPieces,
     GetRoot,
     GetSpan,
@@ -63,7 +65,6 @@ from protocol.messages import (
     ManifestAnswer,
     OpenLane,
     PageAnswer,
-    PieceAnswer,
     Request,
     RootDocument,
     SpanAnswer,
@@ -237,11 +238,10 @@ class Session:
                 yield Entitled(request.request)
             case GetManifest():
                 yield ManifestAnswer(request.request, await self._manifest(request.manifest))
-            case GetPieces():
-                for piece in request.piece_ids:
-                    yield PieceAnswer(
-                        request.request, piece, await self._piece(request.manifest, piece)
-                    )
+            case GetPieces() | GetPieceDeltas():
+                async with aclosing(piece_answers(self._library, request)) as answers:
+                    async for answer in answers:
+                        yield answer
             case GetHave():
                 yield await self._have(request)
             case GetHolders():
@@ -299,14 +299,6 @@ class Session:
         if self._whereabouts is None:
             return ()
         return self._whereabouts.others(self._peer.facts, manifest)
-
-    async def _piece(self, manifest: ManifestId, piece: PieceId) -> bytes:
-        try:
-            return await trio.to_thread.run_sync(self._library.seeding.piece, manifest, piece)
-        except DocumentMissing as error:
-            raise Refusal(
-                ErrorCode.UNKNOWN_MANIFEST, "that piece of that manifest is not held here"
-            ) from error
 
     async def _manifest(self, manifest: ManifestId) -> bytes:
         try:
@@ -377,6 +369,7 @@ class Session:
             case (
                 GetManifest(manifest=manifest)
                 | GetPieces(manifest=manifest)
+                | GetPieceDeltas(manifest=manifest)
                 | GetHave(manifest=manifest)
                 | GetSpan(manifest=manifest)
                 | GetAny(manifest=manifest)

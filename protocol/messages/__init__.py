@@ -25,6 +25,7 @@ from protocol.messages.content import (
     PieceBitmap,
     SpanAnswer,
 )
+from protocol.messages.deltas import GetPieceDeltas, PieceDelta
 from protocol.messages.documents import (
     GetGrants,
     GetHead,
@@ -109,6 +110,7 @@ CONTENT: Final[tuple[type[Message], ...]] = (
 SWARM: Final[tuple[type[Message], ...]] = (GetAny, Picked, Unwant)
 LANES: Final[tuple[type[Message], ...]] = (WantLane, OpenLane, LaneOffered, LaneProof)
 HOLDERS: Final[tuple[type[Message], ...]] = (GetHolders, HoldersAnswer)
+DELTAS: Final[tuple[type[Message], ...]] = (GetPieceDeltas, PieceDelta)
 GOSSIP: Final[tuple[type[Message], ...]] = (States, StateDigest, HeadDigest)
 JOINING: Final[tuple[type[Message], ...]] = (
     JoinBegin,
@@ -119,11 +121,22 @@ JOINING: Final[tuple[type[Message], ...]] = (
 )
 MESSAGE_TYPES: Final[dict[int, type[Message]]] = {
     kind.TYPE: kind
-    for kind in (*SESSION, *DOCUMENTS, *CONTENT, *SWARM, *GOSSIP, *LANES, *HOLDERS, *JOINING)
+    for kind in (
+        *SESSION,
+        *DOCUMENTS,
+        *CONTENT,
+        *SWARM,
+        *GOSSIP,
+        *LANES,
+        *HOLDERS,
+        *DELTAS,
+        *JOINING,
+    )
 }
 
 __all__ = [
     "CONTENT",
+    "DELTAS",
     "DOCUMENTS",
     "GOSSIP",
     "HOLDERS",
@@ -151,6 +164,7 @@ __all__ = [
     "GetList",
     "GetManifest",
     "GetPage",
+    "GetPieceDeltas",
     "GetPieces",
     "GetRoot",
     "GetSpan",
@@ -182,6 +196,7 @@ __all__ = [
     "Picked",
     "PieceAnswer",
     "PieceBitmap",
+    "PieceDelta",
     "Ping",
     "Pong",
     "Prove",
