@@ -31,6 +31,7 @@ from protocol.messages import (
     GetList,
     GetManifest,
     GetPage,
+    GetPieceDeltas,
     GetPieces,
     GetRoot,
     GetSpan,
@@ -61,7 +62,7 @@ from tests.fleet.watched import watched_fleet
 from tests.unit.protocol.message_examples import EXAMPLES
 
 KINDS = ("feature", "sas", "loop")
-SPANS = ("GetPieces", "GetSpan", "GetAny")
+SPANS = ("GetPieces", "GetPieceDeltas", "GetSpan", "GetAny")
 PEERS = ("central", "repo-1", "lyon-1-salle", "nice-2-salle")
 """Everyone who holds the release and answers: the last two are plain servers, of another cinema
 than the outsider's and of its own."""
@@ -318,6 +319,7 @@ def test_without_a_certificate_nothing_but_join_and_roots_is_answered(
         Entitle(1, script.manifest, known.stolen_proof(node, script.manifest)),
         GetManifest(1, script.manifest),
         GetPieces(1, script.manifest, script.pieces),
+        GetPieceDeltas(1, script.manifest, script.pieces, script.pieces),
         GetHave(1, script.manifest),
         GetSpan(1, script.manifest, *script.spans[0], b""),
         GetAny(1, script.manifest, ((0, b"\x01"),)),
