@@ -29,6 +29,8 @@ from protocol.messages import GetHolders, Holder, HoldersAnswer
 
 log = get_logger(__name__)
 
+NEAR_S: Final = 3.0
+"""How long it is waited whether nodes of the own site that are connected fetch the same."""
 FIRST_ASK_S: Final = 0.5
 LONGEST_ASK_S: Final = 30.0
 """Between questions: those who begin together are to meet soon, who comes later dials them."""
@@ -67,6 +69,7 @@ class Fellows:
         found: set[NodeId] = set()
         wait_s = FIRST_ASK_S
         try:
+            await self._until_near(sources)
             while True:
                 if not sources.has_near and not sources.paused:
                     for peer in tuple(sources.ready):
@@ -84,6 +87,16 @@ class Fellows:
                     self._until[node] = until
             if found:
                 self.changed.fire()
+
+    @staticmethod
+    async def _until_near(sources: Sources) -> None:
+        """Leave the nodes of the own site the time to begin: who was found cannot be unknown."""
+        with trio.move_on_after(NEAR_S):
+            seen = -1
+            while not sources.has_near:
+                seen = await sources.changed.wait(seen)
+                if sources.ready and not sources.may_have_near:
+                    return
 
     @staticmethod
     async def _worth_asking(sources: Sources, seen: int) -> None:

@@ -164,6 +164,13 @@ class Sources:
         return any(self.is_near(peer) for peer in self._followed)
 
     @property
+    def may_have_near(self) -> bool:
+        """Whether a node of this node's site is connected that may come to fetch the same."""
+        return any(
+            self.is_near(peer) and not peer.facts.reads_everything for peer in self._followed
+        )
+
+    @property
     def has_near(self) -> bool:
         """Whether a node of this node's site holds or fetches the same."""
         return any(self.is_near(peer) and not peer.facts.reads_everything for peer in self.ready)

@@ -178,3 +178,30 @@ async def test_who_has_a_neighbour_with_it_asks_nobody(
             await fellows.seek(sources)
         assert not fellows.places(now=trio.current_time())
         nursery.cancel_scope.cancel()
+
+
+async def test_neighbours_that_are_connected_are_left_the_time_to_begin(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fellows = Fellows(cast.lyon.id)
+    sources = Sources(
+        cast.film.manifest,
+        cast.lyon.directory,
+        lambda: cast.lyon.leaf.proof_for(cast.film.manifest),
+        "nice",  # where the other server stands too, which does not have the film yet
+    )
+    async with running(sources.run) as nursery:
+        _, nice = await places(cast, nursery, cast.lyon, cast.nice)
+        await show(nice, cast.nice, cast.film)
+        await connect(nursery, cast.lyon, cast.nice)
+        await until(lambda: bool(sources.ready) and sources.may_have_near, sources.changed)
+        with trio.move_on_after(0.1):
+            await fellows.seek(sources)
+        assert not fellows.places(now=trio.current_time())
+        # Only for a while: it may have no use for the film.
+        monkeypatch.setattr(fellows_module, "NEAR_S", 0.01)
+        async with trio.open_nursery() as fetch:
+            fetch.start_soon(fellows.seek, sources)
+            await until(lambda: bool(fellows.places(now=trio.current_time())), fellows.changed)
+            fetch.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
