@@ -121,7 +121,7 @@ def test_a_release_that_central_said_is_applied_survives_its_death(fed: Fed) -> 
 
 # Publishing
 
-FILES = 400
+FILES = 4000
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def many(tmp_path: Path) -> Path:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(FILES):
-        (folder / f"{number:04}").write_bytes(number.to_bytes(2, "big") * 30_000)
+        (folder / f"{number:04}").write_bytes(number.to_bytes(2, "big") * 1_000)
     return folder
 
 
