@@ -33,7 +33,7 @@ from archid.sync.piece_fetch import PieceBatch, PieceFetch
 from archid.sync.plan_log import PlanLogs
 from archid.sync.sources import Sources
 from archid.sync.span_exchange import SpanExchange
-from archid.sync.span_run import WORTH_A_LANE_BYTES, SpanRun, plan_spans
+from archid.sync.span_run import SpanRun, plan_spans
 from protocol.envelope import Envelope
 from protocol.errors import FormatError, ProtocolError, TrustError
 from protocol.ids import ManifestId, PieceId
@@ -115,7 +115,6 @@ class FetchJob:
                 root = await self._fetch_manifest()
                 self.progress.name, self.progress.version = root.name, root.version
                 self.progress.size_bytes = root.size_bytes
-                self._want_lanes(root)
                 await self._fetch_pieces(root)
                 if self._ask_first:
                     await self._any_source()
@@ -205,12 +204,6 @@ class FetchJob:
                 self._sources.remove(peer, str(error))
             else:
                 return root
-
-    def _want_lanes(self, root: ManifestRoot) -> None:
-        """Where much is to come: a lane opens while the pieces come, and stands for the spans."""
-        if root.size_bytes >= WORTH_A_LANE_BYTES and not self._library.holds(self._manifest):
-            for peer in self._sources.ready:
-                peer.want_lane()
 
     def _accepted(self, data: bytes) -> ManifestRoot:
         envelope = Envelope.decode(data, max_bytes=MAX_PUBLICATION_BYTES)
