@@ -6,6 +6,7 @@ the service manager is told that the node is ready.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
@@ -367,7 +368,11 @@ class Node:
             await trio.to_thread.run_sync(self._rest)
 
     def _rest(self) -> None:
-        self._state.trees.release_idle(time.time())
+        if self._state.trees.release_idle(time.time()):
+            # After a fetch: what is left of it in cycles and caches keeps the memory around it.
+            gc.collect()
+            for database in self._state.databases:
+                database.release_memory()
         ROOMS.release()
         give_back_memory()
 

@@ -56,6 +56,7 @@ class OpenState:
     upkeep: Upkeep
     absences: Absences
     sources: SourceRecords
+    databases: tuple[Database, ...]
 
 
 def open_state(config: Config, stack: ExitStack) -> OpenState:
@@ -112,6 +113,7 @@ def open_state(config: Config, stack: ExitStack) -> OpenState:
         upkeep,
         Absences(node_db),
         SourceRecords(node_db),
+        (journal_db, node_db),
     )
 
 

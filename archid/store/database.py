@@ -99,6 +99,14 @@ class Database:
                 raise self._translated(error) from error
             return result
 
+    def release_memory(self) -> None:
+        """Let go of the pages that SQLite keeps; blocks, raises as `transact`."""
+        with self._guard:
+            try:
+                self._connection.execute("PRAGMA shrink_memory")
+            except sqlite3.Error as error:
+                raise self._translated(error) from error
+
     def close(self) -> None:
         """Close the file; more than once is fine."""
         with self._guard:

@@ -71,17 +71,20 @@ class Layouts:
         finally:
             self._lock.release()
 
-    def release_idle(self, now: float) -> None:
+    def release_idle(self, now: float) -> bool:
         """Forget layouts that were idle for IDLE_S; to be called every few seconds.
 
-        Idle time counts from the first call after a use.
+        Idle time counts from the first call after a use. Returns whether there were any.
         """
+        released = False
         with self._lock:
             for manifest, used_at in list(self._used_at.items()):
                 if used_at is None:
                     self._used_at[manifest] = now
                 elif now - used_at >= IDLE_S:
                     self._drop(manifest)
+                    released = True
+        return released
 
     def forget(self, manifest: ManifestId) -> None:
         """Forget one layout, if it is here."""

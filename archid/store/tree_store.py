@@ -147,13 +147,17 @@ class TreeStore:
                 return None
         return part
 
-    def release_idle(self, now: float) -> None:
-        """Close trees that were not served since the last call, and forget idle layouts."""
-        self.layouts.release_idle(now)
+    def release_idle(self, now: float) -> bool:
+        """Close trees that were not served since the last call, and forget idle layouts.
+
+        Returns whether any layout was forgotten: much memory became free.
+        """
+        released = self.layouts.release_idle(now)
         with self._lock:
             for manifest in self._idle & self._open.keys():
                 self._release(self._open.pop(manifest))
             self._idle = set(self._open)
+        return released
 
     def close(self) -> None:
         """Close every tree; those that are being read when their readers are done."""

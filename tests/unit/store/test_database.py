@@ -1,5 +1,7 @@
 """One SQLite file: transactions, migrations, and damage in words."""
 
+import _sqlite3
+import ctypes
 import os
 import sqlite3
 import threading
@@ -204,3 +206,17 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
     with read_only(folder), pytest.raises(StorageError) as caught:
         Database(folder / "node.db", [_FIRST])
     assert caught.value.code == "read_only"
+
+
+def test_what_is_kept_of_pages_is_let_go_and_read_again(tmp_path: Path) -> None:
+    library = ctypes.CDLL(_sqlite3.__file__)
+    library.sqlite3_memory_used.restype = ctypes.c_int64
+    with Database(tmp_path / "node.db", [_FIRST]) as database:
+        for n in range(1000):
+            database.transact(_put, f"{n:04}", bytes(1000))
+        before = library.sqlite3_memory_used()
+        if not before:
+            pytest.skip("this SQLite does not count its memory")
+        database.release_memory()
+        assert library.sqlite3_memory_used() < before - 500_000
+        assert len(database.transact(_names)) == 1000

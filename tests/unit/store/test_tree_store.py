@@ -301,8 +301,8 @@ def test_at_rest_nothing_stays_open_or_in_memory(node: Node) -> None:
     node.store.release_idle(101.0)
     assert len(os.listdir("/proc/self/fd")) == before
     assert node.layouts.get(version.manifest) is layout
-    node.store.release_idle(102.0)
-    node.store.release_idle(102.0 + IDLE_S)
+    assert not node.store.release_idle(102.0)
+    assert node.store.release_idle(102.0 + IDLE_S)
     assert node.layouts.get(version.manifest) is not layout
     assert b"".join(node.store.read_span(layout, span)) == version.span_bytes(span)
 
