@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, Final, TextIO
-
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from archid.config import LogSettings
+from archid.lean_structlog import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 REDACTED: Final = "[redacted]"
 _SECRET_WORDS: Final = frozenset(

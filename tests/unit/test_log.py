@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,12 @@ def test_a_daemons_file_is_searched_for_errors_and_tracebacks(tmp_path: Path) ->
         stream.write('{"level": "info", "event": "fine"}\nnot json\n')
         stream.write('{"level": "critical", "event": "lost"}\nTraceback (most recent call last):\n')
     assert [error.event for error in watch.seen()] == ["lost", "traceback"]
+
+
+def test_a_daemon_does_without_rich_and_a_command_has_it() -> None:
+    look = (
+        "import sys, archid.daemon.composing; print('rich' in sys.modules); import rich.console;"
+        " print('rich' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\nTrue\n"
