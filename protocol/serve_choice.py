@@ -58,10 +58,14 @@ class ServeChoice:
         spans = self._unwanted.get(peer)
         if not spans:
             return list(wanted)
-        # Requests are served in the order of their numbers, so what is older is done with.
-        for key in [key for key, up_to in spans.items() if up_to < request]:
-            del spans[key]
-        return [span for span in wanted if (manifest, span) not in spans]
+        return [span for span in wanted if spans.get((manifest, span), -1) < request]
+
+    def done_before(self, peer: Hashable, request: int) -> None:
+        """The peer's requests before this one are done with; what they were not to get is moot."""
+        spans = self._unwanted.get(peer)
+        if spans:
+            for key in [key for key, up_to in spans.items() if up_to < request]:
+                del spans[key]
 
     def pick(self, manifest: ManifestId, among: Sequence[int], *, span_count: int) -> int | None:
         """One of the spans that was sent least, counted as sent; None when there is none."""

@@ -62,19 +62,26 @@ class Access:
         """
         newest = (self._trust.root, self._trust.head)
         if newest != self._judged:
-            self._judged = newest
+            # Another thread that asks meanwhile is told that this is not done yet.
+            self._judged = None
             self._fault = None
             try:
                 self._judge_facts()
             except ProtocolError as error:
                 self._fault = error
             self._forget_entries()
+            self._judged = newest
         if self._fault is not None:
             raise self._fault.with_traceback(None)
 
-    def is_newest(self) -> bool:
-        """Whether head and Root are still those of the last judgement; any thread may ask."""
-        return (self._trust.root, self._trust.head) == self._judged
+    def still_may_read(self, manifest: ManifestId) -> bool:
+        """Whether it may read a version by the newest head and Root; any thread may ask.
+
+        False also while nobody has judged by these.
+        """
+        judged = (self._trust.root, self._trust.head) == self._judged and self._fault is None
+        # In this order: who judges in between has forgotten the entry before saying so.
+        return judged and self.may_read(manifest)
 
     @property
     def code(self) -> ErrorCode:

@@ -17,7 +17,7 @@ from archid.sync.signal import Signal
 from archid.sync.upload_slots import UploadSlots
 from archid.sync.upload_turns import UploadTurns
 from protocol.ids import ManifestId, PieceId
-from protocol.messages import GetAny, HaveUpdate, Unwant
+from protocol.messages import GetAny, HaveUpdate, Request, Unwant
 from protocol.serve_choice import ServeChoice
 
 Listener: TypeAlias = Callable[[Peer, PieceId, int], None]
@@ -84,6 +84,10 @@ class SpanExchange:
         manifest, number = request.manifest, request.request
         left = self._choice.still_wanted(peer, manifest, wanted, request=number)
         return [(one >> _N_BITS, one & (1 << _N_BITS) - 1) for one in left]
+
+    def done_before(self, peer: Peer, request: Request) -> None:
+        """This is the oldest request of the peer that waits."""
+        self._choice.done_before(peer, request.request)
 
     def unwanted(self, peer: Peer, unwant: Unwant) -> None:
         """A peer has taken a span out of what it asked."""

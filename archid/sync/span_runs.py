@@ -28,6 +28,9 @@ from protocol.messages import GetAny, GetSpan, Picked, Request, SpanAnswer
 
 MOST: Final = 16
 """Spans that are chosen at once."""
+MOST_LOOKED_AT: Final = 8192
+"""Spans that are looked at before a choice is the last: the event loop waits meanwhile. An offer is
+of a few hundred."""
 
 
 class _Chosen(NamedTuple):
@@ -63,6 +66,7 @@ class SpanRuns:
         self._spans = spans
         self._on_rotten = on_rotten
         self._rotten: tuple[ManifestId, ChunkCorrupt] | None = None
+        self._looked_at = 0
 
     async def send(self, requests: Sequence[Request]) -> int:
         """Answer the first of these requests; returns how many, 0 where each goes on its own.
@@ -70,6 +74,7 @@ class SpanRuns:
         Raises PeerLost, Refusal (of the first).
         """
         peer, turns = self._peer, self._spans.turns
+        self._spans.done_before(peer, requests[0])
         if peer.lane is None or not peer.pacer_out.unlimited or turns.crowded(peer.node):
             return 0
         async with (
@@ -98,7 +103,10 @@ class SpanRuns:
 
     def _choose(self, requests: Iterable[Request]) -> Iterable[_Chosen]:
         """What to send for each, up to the first that is to be served on its own."""
+        self._looked_at = 0
         for request in requests:
+            if self._looked_at > MOST_LOOKED_AT:
+                return
             one = self._chosen(request)
             if one is None:
                 return
@@ -125,6 +133,7 @@ class SpanRuns:
         if found is None:
             return None
         layout, among = found
+        self._looked_at += len(among)
         number = self._spans.pick(manifest, among, span_count=len(layout.spans))
         if number is None:
             return None
@@ -140,14 +149,14 @@ class SpanRuns:
     ) -> Sequence[LaneMessage]:
         """Read the next span into `room`; empty when the run is over. In a worker thread."""
         peer = self._peer
-        if len(sent) == len(chosen) or peer.closed.is_set() or not self._access.is_newest():
+        if len(sent) == len(chosen) or peer.closed.is_set():
             return ()
         asked, picked, _ = chosen[len(sent)]
-        if not peer.still_wants(asked):
+        if not (self._access.still_may_read(asked.manifest) and peer.still_wants(asked)):
             return ()
         try:
             data = self._read(asked, room)
-            if not self._access.is_newest():
+            if not self._access.still_may_read(asked.manifest):
                 return ()
             answer = SpanAnswer(asked.request, asked.piece, asked.n, data)
             parts = (answer,) if picked is None else (picked, answer)

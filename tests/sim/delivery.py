@@ -225,6 +225,7 @@ class Delivery:
         has = [span for span in asked.spans if whole or self.keys[span] in held]
         if asked.offer is None:
             return has[0] if has else None
+        server.choice.done_before(asked.receiver, asked.number)
         among = server.choice.still_wanted(asked.receiver, MANIFEST, has, request=asked.number)
         return server.choice.pick(MANIFEST, among, span_count=len(self.keys))
 

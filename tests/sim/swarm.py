@@ -470,6 +470,7 @@ class Simulation:
         node = self.nodes[server]
         if asked.offer is None:
             return asked.spans[0] if asked.spans[0] in node.held else None
+        node.choice.done_before(receiver, asked.number)
         among = node.choice.still_wanted(receiver, MANIFEST, asked.spans, request=asked.number)
         among = [span for span in among if span in node.held]
         return node.choice.pick(MANIFEST, among, span_count=len(self.keys))

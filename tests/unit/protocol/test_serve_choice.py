@@ -50,6 +50,17 @@ def test_unwanted_spans_are_left_out_of_the_requests_that_they_concern() -> None
     assert serving.still_wanted("other", FILM, [0, 1, 2], request=5) == [0, 1, 2]
     # A later request may want it again: it was lost where it was asked for.
     assert serving.still_wanted("peer", FILM, [0, 1, 2], request=6) == [0, 1, 2]
+    # To look at that one first takes nothing from those that came before it.
+    assert serving.still_wanted("peer", FILM, [0, 1, 2], request=5) == [0, 2]
+
+
+def test_what_concerns_only_requests_that_are_done_with_is_forgotten() -> None:
+    serving = choice()
+    serving.unwanted("peer", FILM, 1, up_to=5)
+    serving.unwanted("peer", FILM, 2, up_to=6)
+    serving.done_before("peer", 6)
+    assert list(serving._unwanted["peer"]) == [(FILM, 2)]
+    serving.done_before("other", 6)
 
 
 def test_memory_is_bounded_whatever_peers_say() -> None:

@@ -118,10 +118,13 @@ def test_an_entry_of_a_release_that_is_denied_is_forgotten_and_can_be_shown_anew
     access = access_of(estate)
     access.show(FEATURE, entry_proof(estate, estate.tree, estate.grants_root.id))
     assert access.may_read(FEATURE)
+    assert access.still_may_read(FEATURE)
     tree, root = newer_grants(
         estate, denied=(Denial(DENIED_RELEASE, RELEASE, estate.grants_root.id),)
     )
+    assert not access.still_may_read(FEATURE)  # nobody has judged by the new head yet
     access.judge_again()
     assert not access.may_read(FEATURE)
+    assert not access.still_may_read(FEATURE)
     access.show(FEATURE, entry_proof(estate, tree, root))
     assert access.may_read(FEATURE)
