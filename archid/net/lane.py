@@ -13,7 +13,8 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -21,8 +22,8 @@ import trio
 
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost
-from archid.net.lane_rooms import ROOMS
-from archid.net.lane_socket import abort, prepare, wake_at, woken_when_gone
+from archid.net.lane_rooms import BURSTS, ROOMS, RUNS
+from archid.net.lane_socket import Closing, abort, prepare, wake_at, woken_when_gone
 from archid.net.pacing import Pacer
 from protocol.connection_states import Side
 from protocol.ids import PieceId
@@ -50,23 +51,10 @@ TOLD_AT_ONCE: Final = 4
 """Answers of which the event loop is told together: two spans and what was said before each. More
 and the other end would have nothing to send for a moment, when few requests are open."""
 RUN_S: Final = 0.02
-"""How long a thread sends at most, so that what is chosen for a run is sent soon."""
-BURSTS: Final = 16
-"""Lanes that receive at the same moment, and lanes that send."""
+"""After this long a thread begins no other span, so that what is chosen for a run is sent soon. The
+one that it has begun goes on for as long as the kernel takes some of it every LINGER_MS."""
 LOW_WATER_BYTES: Final = 256 * 1024
 """Nobody is woken for less in the middle of a span."""
-
-_bursts: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("lane_bursts")
-_runs: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("lane_runs")
-
-
-def _limiter(of: trio.lowlevel.RunVar[trio.CapacityLimiter]) -> trio.CapacityLimiter:
-    try:
-        return of.get()
-    except LookupError:
-        limiter = trio.CapacityLimiter(BURSTS)
-        of.set(limiter)
-        return limiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +90,7 @@ class Lane:
         dead_after_s: float,
     ) -> None:
         self._socket = connected
+        self._closing = Closing(connected)
         prepare(connected, dead_after_s=dead_after_s)
         self._output = LaneOutput(secret, side)
         self._input = LaneInput(secret, side)
@@ -147,11 +136,11 @@ class Lane:
             self._pause.cancel()
 
     def close(self) -> None:
-        """Give the socket back; nobody may be in `run`. Who sends gets PeerLost."""
+        """Give the socket back, once no thread sends: it gets PeerLost. Nobody may be in `run`."""
         self.end()
         self._drop_room()
         trio.lowlevel.notify_closing(self._socket)
-        self._socket.close()
+        self._closing.close()
 
     # Sending
 
@@ -165,38 +154,39 @@ class Lane:
             await trio.lowlevel.checkpoint()
             message = choose()
             if message is not None:
-                with ROOMS.one() as room:
+                with self._whole(), ROOMS.one() as room:
                     await self._send_all(self._records([message], room))
 
     async def send_run(self, produce: Callable[[memoryview], Sequence[LaneMessage]]) -> None:
         """Seal and send, in a worker thread, what `produce` gives until it gives nothing.
 
-        `produce` is lent a buffer for the bytes of a span. The run ends sooner when the kernel
-        takes nothing for a moment, and after RUN_S; what `produce` has given is sent whole. Nothing
-        is sent slowly on purpose: it is for when there is no limit. Raises as `send`.
+        `produce` is lent a buffer for the bytes of a span. It is asked for no more when the kernel
+        has taken nothing for a moment, a limit is set, or RUN_S are over; what it has given is sent
+        whole, however long that takes. Raises as `send`, and what `produce` raises, which ends the
+        lane too: something may be sealed by then that was not sent.
         """
         async with self._turn:
             await trio.lowlevel.checkpoint()
-            with ROOMS.one() as room:
-                try:
-                    left = await trio.to_thread.run_sync(
-                        self._run_out, produce, room, limiter=_limiter(_runs)
-                    )
-                except PeerLost as error:
-                    self.end(error.message)
-                    raise
+            with self._closing.put_off(), self._whole(), ROOMS.one() as room:
+                left = await trio.to_thread.run_sync(
+                    self._run_out, produce, room, limiter=RUNS.limiter
+                )
                 await self._send_all(left)
 
     def _run_out(
         self, produce: Callable[[memoryview], Sequence[LaneMessage]], room: memoryview
     ) -> memoryview:
         """What the kernel did not take; in a worker thread. Raises PeerLost."""
+        if self._ended:
+            raise PeerLost("the lane has ended")
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
         until = time.monotonic() + RUN_S
         left = room[:0]
         with ROOMS.one() as plain:
-            while not left and time.monotonic() < until and (messages := produce(plain)):
+            while not left and self._pacer_out.unlimited and time.monotonic() < until:
+                if not (messages := produce(plain)):
+                    break
                 left = self._records(messages, room)
                 while left and not self._ended:
                     try:
@@ -224,7 +214,10 @@ class Lane:
         return room[:end]
 
     async def until_gone(self) -> None:
-        """Return when little of what was sent waits in this node's kernel. Raises PeerLost."""
+        """Return when little of what was sent waits in this node's kernel, or after dead_after_s.
+
+        It only measures: whoever takes nothing is found out by sending. Raises PeerLost.
+        """
         async with self._turn:
             if self._ended:
                 raise PeerLost("the lane has ended")
@@ -232,15 +225,20 @@ class Lane:
                 await self._wait_writable()
 
     async def _send_all(self, data: memoryview) -> None:
+        while data:
+            part = data
+            if not self._pacer_out.unlimited:
+                part = data[: self._pacer_out.slice_bytes]
+                await self._pacer_out.take(len(part))
+            if self._ended:
+                raise PeerLost("the lane has ended")
+            data = data[await self._send(part) :]
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """End the lane unless all that the block seals is sent. OSError becomes PeerLost."""
         try:
-            while data:
-                part = data
-                if not self._pacer_out.unlimited:
-                    part = data[: self._pacer_out.slice_bytes]
-                    await self._pacer_out.take(len(part))
-                if self._ended:
-                    raise PeerLost("the lane has ended")
-                data = data[await self._send(part) :]
+            yield
         except OSError as error:
             why = f"the lane broke: {error.strerror or error}"
             self.end(why)
@@ -260,7 +258,9 @@ class Lane:
             try:
                 sent = self._socket.send(part[done:])
             except BlockingIOError:
-                await self._wait_writable()
+                if not await self._wait_writable():
+                    why = f"the other end took nothing for {self._dead_after_s:g} seconds"
+                    raise PeerLost(why) from None
             else:
                 self.wire_bytes_sent += sent
                 done += sent
@@ -268,14 +268,15 @@ class Lane:
                     break
         return done
 
-    async def _wait_writable(self) -> None:
-        with trio.move_on_after(self._dead_after_s) as timer:
+    async def _wait_writable(self) -> bool:
+        """Wait until the kernel asks for more; False when it has not for too long."""
+        with trio.move_on_after(self._dead_after_s):
             try:
                 await trio.lowlevel.wait_writable(self._socket)
             except trio.ClosedResourceError:
                 raise PeerLost("the lane has ended") from None
-        if timer.cancelled_caught:
-            raise PeerLost(f"the other end took nothing for {self._dead_after_s:g} seconds")
+            return True
+        return False
 
     # Receiving
 
@@ -292,7 +293,7 @@ class Lane:
             await trio.lowlevel.wait_readable(self._socket)
             before_bytes, paced = self.wire_bytes_received, not self._pacer_in.unlimited
             most_bytes = self._pacer_in.slice_bytes if paced else BURST_BYTES
-            await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=_limiter(_bursts))
+            await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=BURSTS.limiter)
             if paced and not self._ended:
                 with trio.CancelScope() as self._pause:
                     await self._pacer_in.take(self.wire_bytes_received - before_bytes)

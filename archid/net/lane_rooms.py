@@ -1,6 +1,7 @@
-"""Room for one span, lent to whichever lane is busy: an idle lane has none of its own.
+"""What the lanes of a process share: threads to work in, and room for one span each.
 
-A buffer of a MiB that is made for each span costs more in page faults than the span's cipher.
+Room is lent to whichever lane is busy: an idle lane has none of its own. A buffer of a MiB that is
+made for each span costs more in page faults than the span's cipher.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+import trio
+
 from protocol.lane import SPAN_ROOM_BYTES
 
 KEPT: Final = 4
+AT_ONCE: Final = 16
+"""Lanes that receive at the same moment, and lanes that send."""
 
 
 class Rooms:
@@ -48,3 +53,24 @@ class Rooms:
 
 ROOMS: Final = Rooms()
 """One for the process, as memory is."""
+
+
+class Threads:
+    """How many lanes do the same thing in worker threads at once, in each run of the event loop."""
+
+    def __init__(self, name: str) -> None:
+        self._of_run: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar(name)
+
+    @property
+    def limiter(self) -> trio.CapacityLimiter:
+        """For this run of the event loop."""
+        try:
+            return self._of_run.get()
+        except LookupError:
+            limiter = trio.CapacityLimiter(AT_ONCE)
+            self._of_run.set(limiter)
+            return limiter
+
+
+BURSTS: Final = Threads("lane_bursts")
+RUNS: Final = Threads("lane_runs")

@@ -1,6 +1,7 @@
-"""How a lane's socket is set: when the kernel wakes whom, and how it finds out that a line is cut.
+"""How a lane's socket is set: when the kernel wakes whom, and how it finds out that a line is cut;
+and when it is closed.
 
-None of it is needed for anything but speed and for knowing the end sooner, so what a kernel does
+No setting is needed for anything but speed and for knowing the end sooner, so what a kernel does
 not know is passed over. The sizes of its buffers are left to the kernel: one that is set by hand
 ends its own tuning.
 """
@@ -60,6 +61,36 @@ def abort(connected: socket.socket) -> None:
     with suppress(OSError):
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         connected.shutdown(socket.SHUT_RDWR)
+
+
+class Closing:
+    """Closes a socket as soon as no thread works with it.
+
+    The number of a socket that is closed goes to whatever is opened next. A thread that is in the
+    middle of sending would send to that, a peer's TLS or a file.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._put_off = 0
+        self._asked = False
+
+    @contextmanager
+    def put_off(self) -> Iterator[None]:
+        """A thread works with it during the block."""
+        self._put_off += 1
+        try:
+            yield
+        finally:
+            self._put_off -= 1
+            if self._asked:
+                self.close()
+
+    def close(self) -> None:
+        """Close it now, or at the end of the last block that puts this off."""
+        self._asked = True
+        if not self._put_off:
+            self._socket.close()
 
 
 def _keep_alive(connected: socket.socket, dead_after_s: float) -> None:

@@ -4,99 +4,23 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import pytest
 import trio
 import trio.testing
 
-from archid.errors import ArchidError
 from archid.net.errors import PeerLost
-from archid.net.lane import Lane, LaneAnswer, LaneMessage, TakenSpan, Taker
+from archid.net.lane import TakenSpan
 from archid.net.pacing import Pacer
 from archid.net.token_bucket import TokenBucket
 from archid.store.errors import ChunkCorrupt
-from protocol.connection_states import Side
 from protocol.errors import LimitExceeded
-from protocol.ids import ChunkId, PieceId
+from protocol.ids import ChunkId
 from protocol.lane import LENGTH, SPAN_ROOM_BYTES, LaneBroken
 from protocol.limits import MIB
-from protocol.messages import ErrorCode, LaneProof, Picked, Refused, SpanAnswer
-from tests.vectors.make_lane import SECRET
-
-PIECE = PieceId(b"p" * 32)
-
-
-@dataclass
-class End:
-    """One end of a lane and what has come to it."""
-
-    lane: Lane = field(init=False)
-    answers: list[LaneAnswer] = field(default_factory=list)
-    came: trio.Event = field(default_factory=trio.Event)
-    taken: dict[int, bytes] = field(default_factory=dict)
-    threads: set[int] = field(default_factory=set)
-    fault: ArchidError | None = None
-    wants: Callable[[int], bool] = lambda _: True
-
-    def taker_of(self, request: int) -> Taker | None:
-        def take(_piece: PieceId, _n: int, data: memoryview) -> None:
-            self.threads.add(threading.get_ident())
-            if self.fault is not None:
-                raise self.fault
-            self.taken[request] = bytes(data)
-
-        return take if self.wants(request) else None
-
-    def heard(self, answer: LaneAnswer) -> None:
-        self.answers.append(answer)
-        self.came.set()
-        self.came = trio.Event()
-
-    async def wait_for(self, count: int) -> None:
-        with trio.fail_after(20):
-            while len(self.answers) < count:
-                await self.came.wait()
-
-
-def end_of(
-    connected: socket.socket, side: Side, pacers: tuple[Pacer, Pacer], dead_after_s: float
-) -> End:
-    end = End()
-    end.lane = Lane(
-        connected,
-        SECRET,
-        side,
-        taker_of=end.taker_of,
-        on_answer=end.heard,
-        pacer_out=pacers[0],
-        pacer_in=pacers[1],
-        dead_after_s=dead_after_s,
-    )
-    return end
-
-
-def lane_pair(
-    out: Pacer | None = None, into: Pacer | None = None, *, dead_after_s: float = 20
-) -> tuple[End, End]:
-    """A client's end and a server's, over TCP; `out` paces the server, `into` the client."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = socket.create_connection(listener.getsockname())
-        other, _ = listener.accept()
-    return (
-        end_of(one, Side.CLIENT, (Pacer(), into or Pacer()), dead_after_s),
-        end_of(other, Side.SERVER, (out or Pacer(), Pacer()), dead_after_s),
-    )
-
-
-async def prove(client: End, server: End) -> None:
-    with trio.fail_after(20):
-        await client.lane.send(LaneProof)
-        await server.lane.receive_proof()
-        await server.lane.send(LaneProof)
-        await client.lane.receive_proof()
+from protocol.messages import ErrorCode, Picked, Refused, SpanAnswer
+from tests.unit.net.lane_ends import PIECE, lane_pair, prove
 
 
 async def test_spans_arrive_at_their_takers_in_another_thread() -> None:
@@ -117,75 +41,6 @@ async def test_spans_arrive_at_their_takers_in_another_thread() -> None:
     assert client.answers[1] == TakenSpan(1, PIECE, 1, b"", MIB + 1, None)
     assert client.answers[-1] == Refused(9, ErrorCode.BUSY, "busy")
     assert client.lane.wire_bytes_received == server.lane.wire_bytes_sent
-    client.lane.close()
-    server.lane.close()
-
-
-async def test_a_run_is_sent_by_a_thread_until_nothing_comes_any_more() -> None:
-    client, server = lane_pair()
-    await prove(client, server)
-    spans = {n: bytes([n]) * (MIB + n) for n in range(1, 9)}
-    threads: set[int] = set()
-
-    def produce(room: memoryview) -> Sequence[LaneMessage]:
-        threads.add(threading.get_ident())
-        if not left:
-            return ()
-        n = left.pop(0)
-        room[: len(spans[n])] = spans[n]
-        return Picked(n, 0, n), SpanAnswer(n, PIECE, n, room[: len(spans[n])])
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.lane.run)
-        left = list(spans)
-        while left:
-            await server.lane.send_run(produce)
-        await client.wait_for(16)
-        client.lane.end()
-    assert client.taken == spans
-    assert [type(one) for one in client.answers] == [Picked, TakenSpan] * 8
-    assert threading.get_ident() not in threads
-    assert client.lane.wire_bytes_received == server.lane.wire_bytes_sent
-    client.lane.close()
-    server.lane.close()
-
-
-async def test_what_a_run_has_begun_arrives_whole_however_soon_it_ends() -> None:
-    client, server = lane_pair()
-    await prove(client, server)
-    data = bytes(range(256)) * (MIB // 256)
-    produced: list[int] = []
-
-    def produce(_room: memoryview) -> Sequence[LaneMessage]:
-        produced.append(len(produced) + 1)
-        return (SpanAnswer(produced[-1], PIECE, 0, data),)
-
-    ended = trio.Event()
-
-    async def run() -> None:
-        await server.lane.send_run(produce)
-        ended.set()
-
-    async with trio.open_nursery() as nursery:
-        # Nobody receives at first: the kernel takes some of it, and waits with the rest.
-        nursery.start_soon(run)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(client.lane.run)
-        with trio.fail_after(20):
-            await ended.wait()
-        await client.wait_for(len(produced))
-        client.lane.end()
-    assert client.taken == dict.fromkeys(produced, data)
-    client.lane.close()
-    server.lane.close()
-
-
-async def test_a_run_through_a_lane_that_has_ended_is_refused() -> None:
-    client, server = lane_pair()
-    await prove(client, server)
-    server.lane.end("it is no longer needed")
-    with pytest.raises(PeerLost):
-        await server.lane.send_run(lambda _: (SpanAnswer(1, PIECE, 0, b"bytes"),))
     client.lane.close()
     server.lane.close()
 
