@@ -136,7 +136,7 @@ class Session:
             self._whereabouts.peer_lost(self._peer)
 
     async def _serve_spans(self, requests: trio.MemoryReceiveChannel[Request]) -> None:
-        with suppress(PeerLost):  # then there are no more requests, which ends the session
+        try:
             async for request in requests:
                 waiting = deque([request])
                 while waiting:
@@ -144,6 +144,12 @@ class Session:
                         while True:
                             waiting.append(requests.receive_nowait())
                     await self._serve_first(waiting)
+        except PeerLost as error:
+            # A lane may be lost first, or alone. Who lives on without it would wait for spans that
+            # nobody serves; if the connection has an end of its own coming, that says why.
+            with trio.move_on_after(self._peer.settings.goodbye_timeout_s):
+                await self._peer.closed.wait()
+            self._peer.disconnect(ErrorCode.CLOSING, str(error))
 
     async def _serve_first(self, waiting: deque[Request]) -> None:
         """Serve the first of these requests, or as many as go in one run."""

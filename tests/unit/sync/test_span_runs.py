@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,17 @@ import pytest
 import trio
 
 from archid.net.errors import PeerLost, PeerRefused
-from archid.net.lane import Lane, TakenSpan
+from archid.net.lane import TakenSpan
 from archid.net.peer import Peer
 from archid.store.seeding import Seeding
 from archid.sync.trust_restoring import decode_envelope
 from protocol.features import FEATURES
 from protocol.ids import PieceId
-from protocol.lane import LaneSecret
 from protocol.layout import Span
 from protocol.messages import Entitle, ErrorCode, GetAny, GetSpan, LaneProof
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import Version
+from tests.unit.sync.lane_links import carry, lane_between
 from tests.unit.sync.sync_nodes import (
     MIB,
     SyncFleet,
@@ -111,34 +109,6 @@ async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
             nursery.cancel_scope.cancel()
         for lane in lanes:
             lane.close()
-
-
-async def carry(lane: Lane) -> None:
-    with suppress(PeerLost):  # the other end may close it first
-        await lane.run()
-
-
-def lane_between(client: Peer, server: Peer) -> list[Lane]:
-    """A lane as `archid.net.lane_desk` opens them, over a connection of its own."""
-    secret = LaneSecret(b"l" * 16, client.node, server.node, b"c" * 32, b"s" * 32)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        dialled = socket.create_connection(listener.getsockname())
-        accepted, _ = listener.accept()
-    lanes = []
-    for peer, connected in ((client, dialled), (server, accepted)):
-        lane = Lane(
-            connected,
-            secret,
-            peer.connection.side,
-            taker_of=peer.taker_of,
-            on_answer=peer.take_from_lane,
-            pacer_out=peer.pacer_out,
-            pacer_in=peer.pacer_in,
-            dead_after_s=20,
-        )
-        assert peer.use_lane(lane)
-        lanes.append(lane)
-    return lanes
 
 
 @pytest.fixture
