@@ -18,7 +18,10 @@ from protocol.limits import MAX_DELTA_BASES, MAX_DELTA_RANGES, MAX_PIECE_BYTES
 
 WINDOW_BYTES: Final = 24
 """Shorter than a chunk's id, longer than what the records of neighbouring files share."""
-STRIDE_BYTES: Final = 12
+STRIDE_BYTES: Final = WINDOW_BYTES
+"""From one window of a base to the next. Half of it found 0.2 % more in manifests: what is common
+is long, and what follows a small change is looked for first where it would stand."""
+_TWICE: Final = -1
 _PATIENCE_BYTES: Final = 128
 _BLOCK_BYTES: Final = 256
 _NEIGHBOURS: Final = 1
@@ -67,12 +70,14 @@ class DeltaMaker:
 
     def __init__(self, bases: Mapping[int, bytes]) -> None:
         self._bases = bases
-        self._at: dict[bytes, tuple[int, int] | None] = {}
+        self._at: dict[bytes, int] = {}
+        """Number * MAX_PIECE_BYTES + offset of each window: one int, since they are many."""
         for number, base in bases.items():
             for offset in range(0, len(base) - WINDOW_BYTES + 1, STRIDE_BYTES):
                 window = base[offset : offset + WINDOW_BYTES]
                 # What occurs twice says nothing about where it belongs.
-                self._at[window] = None if window in self._at else (number, offset)
+                place = number * MAX_PIECE_BYTES + offset
+                self._at[window] = _TWICE if window in self._at else place
 
     def delta(self, piece: bytes) -> Delta:
         """How to tell a piece to whoever has the bases."""
@@ -97,7 +102,9 @@ class DeltaMaker:
                 if self._bases[number][offset : offset + WINDOW_BYTES] == window:
                     found = number, offset
             if found is None:
-                found = self._at.get(window)
+                place = self._at.get(window, _TWICE)
+                if place != _TWICE:
+                    found = divmod(place, MAX_PIECE_BYTES)
             if found is None:
                 # The longer nothing is in common the larger are the steps: in a piece that is all
                 # new not every byte is looked at, and what is gone over is found backwards.
