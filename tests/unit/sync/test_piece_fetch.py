@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from archid.net.errors import PeerLost
+from archid.net.errors import PeerLost, Refusal
 from archid.net.peer import Peer
+from archid.store import piece_deltas
+from archid.store.library import Library
+from archid.store.piece_deltas import MadeDelta
 from archid.store.shelves import PIECES
+from archid.sync import piece_answers as answers_module
 from archid.sync import sources as sources_module
 from archid.sync.fetcher import Want
+from archid.sync.piece_answers import KEPT_S, MAX_MAKINGS, delta_desk, piece_answers
 from protocol.features import DELTAS
+from protocol.ids import ManifestId, PieceId
 from protocol.messages import (
     Answer,
     Entitle,
@@ -33,7 +41,7 @@ from protocol.messages import (
     Refused,
     Request,
 )
-from protocol.piece_delta import DeltaMaker
+from protocol.piece_delta import DeltaMaker, apply_delta
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import File, Version, assert_tree, random_bytes
 from tests.unit.sync.sync_nodes import (
@@ -236,3 +244,181 @@ async def test_a_base_that_is_lost_meanwhile_is_nobodys_lie(stage: Stage) -> Non
         stage.fetch(nursery)
         await stage.fetched()
     assert whole.is_set()
+
+
+class Makings:
+    """Counts the makings of deltas, each of which goes on when it is let."""
+
+    def __init__(self, real: Callable[..., list[MadeDelta]]) -> None:
+        self.begun = self.most_at_once = 0
+        self.go_on = threading.Event()
+        self._real = real
+        self._at_once = 0
+        self._lock = threading.Lock()
+
+    def make(
+        self,
+        library: Library,
+        manifest: ManifestId,
+        pieces: Sequence[PieceId],
+        bases: Sequence[PieceId],
+    ) -> list[MadeDelta]:
+        with self._lock:
+            self.begun += 1
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        self.go_on.wait()
+        try:
+            return self._real(library, manifest, pieces, bases)
+        finally:
+            with self._lock:
+                self._at_once -= 1
+
+
+@contextmanager
+def held_makings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Makings]:
+    with monkeypatch.context() as patch:
+        makings = Makings(piece_deltas.deltas)
+        patch.setattr(answers_module, "deltas", makings.make)
+        try:
+            yield makings
+        finally:
+            makings.go_on.set()
+
+
+def question(stage: Stage, which: int = 0) -> GetPieceDeltas:
+    """One of many requests that differ, each for all the new pieces."""
+    old = list(stage.old.pieces)
+    wanted = [piece for piece in stage.new.pieces if piece not in stage.old.pieces]
+    return GetPieceDeltas(which, stage.new.manifest, tuple(wanted), (*old, *old[:1] * which))
+
+
+async def ask(stage: Stage, request: GetPieceDeltas) -> int:
+    """Check every answer; how many bytes came along with them."""
+    told = 0
+    async for answer in piece_answers(stage.one.library, request):
+        assert isinstance(answer, PieceDelta)
+        expected = stage.new.pieces[answer.piece]
+        bases = [stage.old.pieces[base] for base in request.bases]
+        assert apply_delta(answer.ranges, answer.data, bases, len(expected)) == expected
+        told += len(answer.data)
+    return told
+
+
+async def test_who_asks_for_the_same_gets_what_was_made_once(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.one.hold(stage.old)
+    stage.one.hold(stage.new)
+    told: list[int] = []
+
+    async def note(request: GetPieceDeltas) -> None:
+        told.append(await ask(stage, request))
+
+    with held_makings(monkeypatch) as makings:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(note, question(stage))
+            await trio.testing.wait_all_tasks_blocked()
+            makings.go_on.set()
+        await note(question(stage))
+    assert makings.begun == 1
+    assert len(set(told)) == 1
+    assert told[0] < stage.new_pieces_bytes // 4
+
+
+async def test_deltas_are_made_one_at_a_time_and_pieces_come_whole_when_many_wait(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.one.hold(stage.old)
+    stage.one.hold(stage.new)
+    told: dict[int, int] = {}
+
+    async def note(which: int) -> None:
+        told[which] = await ask(stage, question(stage, which))
+
+    with held_makings(monkeypatch) as makings:
+        async with trio.open_nursery() as nursery:
+            for which in range(MAX_MAKINGS):
+                nursery.start_soon(note, which)
+            await trio.testing.wait_all_tasks_blocked()
+            await note(MAX_MAKINGS)
+            assert told == {MAX_MAKINGS: stage.new_pieces_bytes}
+            makings.go_on.set()
+    assert makings.begun == MAX_MAKINGS
+    assert makings.most_at_once == 1
+    del told[MAX_MAKINGS]
+    assert all(size < stage.new_pieces_bytes // 4 for size in told.values())
+
+
+async def test_a_version_is_fetched_whole_from_who_is_busy_with_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.let_deltas(stage.salle, stage.one)
+    stage.one.hold(stage.old)
+    stage.one.hold(stage.new)
+    async with running() as nursery:
+        with held_makings(monkeypatch):
+            for which in range(1, MAX_MAKINGS + 1):
+                nursery.start_soon(ask, stage, question(stage, which))
+            await trio.testing.wait_all_tasks_blocked()
+            link = await connect(nursery, stage.salle, stage.one)
+            before = link.left.received_bytes
+            stage.fetch(nursery)
+            await stage.fetched()
+            assert link.left.received_bytes - before > stage.new_pieces_bytes
+
+
+async def test_who_waits_for_a_making_whose_asker_is_lost_makes_them(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.one.hold(stage.old)
+    stage.one.hold(stage.new)
+    told: list[int] = []
+
+    async def note() -> None:
+        told.append(await ask(stage, question(stage)))
+
+    with held_makings(monkeypatch) as makings:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask, stage, question(stage, 1))
+            await trio.testing.wait_all_tasks_blocked()
+            lost = trio.CancelScope()
+
+            async def be_lost() -> None:
+                with lost:
+                    await ask(stage, question(stage))
+
+            nursery.start_soon(be_lost)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(note)
+            await trio.testing.wait_all_tasks_blocked()
+            lost.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            makings.go_on.set()
+    assert told
+    assert told[0] < stage.new_pieces_bytes // 4
+    assert makings.begun == 2
+
+
+async def test_what_was_made_is_not_told_of_a_piece_that_is_gone(stage: Stage) -> None:
+    stage.one.hold(stage.old)
+    stage.one.hold(stage.new)
+    await ask(stage, question(stage))
+    assert delta_desk().kept_bytes > 0
+    gone = question(stage).piece_ids[0]
+    stage.one.documents.remove_unless_touched(PIECES, gone.hex(), math.inf)
+    with pytest.raises(Refusal, match="not held here"):
+        await ask(stage, question(stage))
+
+
+async def test_what_was_made_is_forgotten_after_a_while(
+    stage: Stage, mock_clock: trio.testing.MockClock
+) -> None:
+    stage.one.hold(stage.old)
+    stage.one.hold(stage.new)
+    await ask(stage, question(stage))
+    assert delta_desk().kept_bytes > 0
+    mock_clock.jump(KEPT_S + 1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert delta_desk().kept_bytes == 0
