@@ -23,7 +23,7 @@ import trio
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost
 from archid.net.lane_rooms import BURSTS, ROOMS, RUNS
-from archid.net.lane_socket import Closing, abort, prepare, wake_at, woken_when_gone
+from archid.net.lane_socket import Closing, abort, prepare, wake_at, woken_when_gone, writable
 from archid.net.pacing import Pacer
 from protocol.connection_states import Side
 from protocol.ids import PieceId
@@ -214,7 +214,7 @@ class Lane:
         return room[:end]
 
     async def until_gone(self) -> None:
-        """Return when little of what was sent waits in this node's kernel, or after dead_after_s.
+        """Return when little of what was sent waits in this node's kernel, or nothing is taken.
 
         It only measures: whoever takes nothing is found out by sending. Raises PeerLost.
         """
@@ -222,7 +222,7 @@ class Lane:
             if self._ended:
                 raise PeerLost("the lane has ended")
             with woken_when_gone(self._socket):
-                await self._wait_writable()
+                await writable(self._socket, self._dead_after_s)
 
     async def _send_all(self, data: memoryview) -> None:
         while data:
@@ -258,7 +258,7 @@ class Lane:
             try:
                 sent = self._socket.send(part[done:])
             except BlockingIOError:
-                if not await self._wait_writable():
+                if not await writable(self._socket, self._dead_after_s):
                     why = f"the other end took nothing for {self._dead_after_s:g} seconds"
                     raise PeerLost(why) from None
             else:
@@ -267,16 +267,6 @@ class Lane:
                 if not paced:
                     break
         return done
-
-    async def _wait_writable(self) -> bool:
-        """Wait until the kernel asks for more; False when it has not for too long."""
-        with trio.move_on_after(self._dead_after_s):
-            try:
-                await trio.lowlevel.wait_writable(self._socket)
-            except trio.ClosedResourceError:
-                raise PeerLost("the lane has ended") from None
-            return True
-        return False
 
     # Receiving
 

@@ -1,4 +1,4 @@
-"""How a lane's socket is set: when the kernel wakes whom, and how it finds out that a line is cut;
+"""How a lane's socket is set: when the kernel wakes whom, and how one finds out that a line is cut;
 and when it is closed.
 
 No setting is needed for anything but speed and for knowing the end sooner, so what a kernel does
@@ -8,17 +8,24 @@ ends its own tuning.
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
+
+import trio
+
+from archid.net.errors import PeerLost
 
 UNSENT_BYTES: Final = 1 << 20
 """The kernel asks for more when less than this waits to be sent."""
 GONE_BYTES: Final = 128 * 1024
 """What was sent has gone when less than this waits in the kernel: nearly all is on its way, and the
 line does not run dry before another lane goes on."""
+_INT: Final = struct.Struct("i")
 _ABORT: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: closing throws away what was not sent yet."""
 
@@ -54,6 +61,33 @@ def wake_at(connected: socket.socket, size_bytes: int) -> None:
     """Be woken when so much has come, not for each packet."""
     with suppress(OSError):
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size_bytes)
+
+
+def waiting_bytes(connected: socket.socket) -> int:
+    """What was sent and the other end's kernel has not confirmed; 0 where nobody can tell."""
+    try:
+        answer = fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, _INT.pack(0))
+    except (OSError, ValueError):  # ValueError: it is closed
+        return 0
+    return int(_INT.unpack(answer)[0])
+
+
+async def writable(connected: socket.socket, dead_after_s: float) -> bool:
+    """Wait until the kernel asks for more; False when nothing was taken for `dead_after_s`.
+
+    A slow line takes longer than that over what the kernel has before it asks. Raises PeerLost when
+    the socket is given up meanwhile.
+    """
+    before_bytes = -1
+    while (waiting := waiting_bytes(connected)) != before_bytes:
+        before_bytes = waiting
+        with trio.move_on_after(dead_after_s):
+            try:
+                await trio.lowlevel.wait_writable(connected)
+            except trio.ClosedResourceError:
+                raise PeerLost("the lane has ended") from None
+            return True
+    return False
 
 
 def abort(connected: socket.socket) -> None:

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from archid.net import lane_socket
 from archid.net.errors import PeerLost
 from archid.net.lane import TakenSpan
 from archid.net.pacing import Pacer
@@ -145,6 +146,42 @@ async def test_who_runs_a_lane_hears_that_the_other_end_takes_nothing() -> None:
                 await server.lane.run()
     client.lane.close()
     server.lane.close()
+
+
+async def test_whoever_takes_little_is_waited_for_as_long_as_it_takes_anything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, server = lane_pair(dead_after_s=0.05)
+    await prove(client, server)
+    looks: list[int] = []
+
+    def less_each_time_at_first(_connected: socket.socket) -> int:
+        looks.append(max(1000 - len(looks), 990))
+        return looks[-1]
+
+    async def send_much() -> None:
+        while True:
+            looks.clear()
+            await server.lane.send(lambda: SpanAnswer(1, PIECE, 0, bytes(MIB)))
+
+    monkeypatch.setattr(lane_socket, "waiting_bytes", less_each_time_at_first)
+    with trio.fail_after(20), pytest.raises(PeerLost, match="took nothing"):
+        await send_much()
+    assert looks[-3:] == [991, 990, 990], "it went on for as long as there was less each time"
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_the_kernel_tells_what_of_a_lane_was_not_taken_yet() -> None:
+    client, server = lane_pair()
+    await prove(client, server)
+    with suppress(BlockingIOError):
+        while True:
+            server.lane._socket.send(bytes(MIB))
+    assert lane_socket.waiting_bytes(server.lane._socket) > 0
+    client.lane.close()
+    server.lane.close()
+    assert lane_socket.waiting_bytes(server.lane._socket) == 0
 
 
 async def test_the_kernel_watches_over_a_lane_through_which_nothing_goes() -> None:
