@@ -73,9 +73,8 @@ def test_on_a_terminal_it_is_one_screen_that_q_ends(fleet: LocalFleet) -> None:
     )  # fmt: skip
     os.close(theirs)
     shown = b""
-    while b"q quits" not in shown:
+    while not (b"q quits" in shown and b"lyon-1-salle" in shown):  # a screen may come in parts
         shown += os.read(ours, 65536)
-    assert b"lyon-1-salle" in shown
     os.write(ours, b"q")
     try:
         while data := os.read(ours, 65536):
