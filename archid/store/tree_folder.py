@@ -112,10 +112,19 @@ class TreeFolder:
             return os.open(name, flags, mode, dir_fd=parent)
 
     def reopen_file(self, path: str) -> int | None:
-        """An own file for more writing; None if none is there or it is shared by hard links."""
+        """An own file for more writing; None if none is there or it is shared by hard links.
+
+        One that was given its last mode may be written again.
+        """
         folder, _, name = path.rpartition("/")
         try:
-            fd = os.open(name, os.O_RDWR | _FILE_FLAGS, dir_fd=self.folder(folder))
+            parent = self.folder(folder)
+            try:
+                fd = os.open(name, os.O_RDWR | _FILE_FLAGS, dir_fd=parent)
+            except PermissionError:
+                if not _let_owner_write(parent, name):
+                    return None
+                fd = os.open(name, os.O_RDWR | _FILE_FLAGS, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
                 return None
@@ -232,3 +241,16 @@ def _link_target(parent_fd: int, name: str) -> str | None:
         if error.errno == errno.EINVAL:
             return None
         raise
+
+
+def _let_owner_write(parent: int, name: str) -> bool:
+    """Give back the right to write that sealing took; False if it is no file, or has more names."""
+    fd = os.open(name, os.O_RDONLY | _FILE_FLAGS, dir_fd=parent)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            return False
+        os.fchmod(fd, stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
+    finally:
+        os.close(fd)
+    return True

@@ -25,10 +25,7 @@ from tests.fleet.local import FleetNode
 from tests.fleet.refusals import Refusal, begun, ended, refused
 from tests.fleet.scripts import noise
 from tests.fleet.watched import watched_fleet
-from tests.unit.store.disks import as_root
-
-AS_OWNER = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
-"""Root without the right to read whatever it likes: modes count for it as for anybody."""
+from tests.unit.store.disks import AS_OWNER, as_root
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +299,8 @@ def becomes_a_link(path: Path) -> None:
 
 
 def takes_the_place(path: Path) -> None:
-    (path.parent / "0000").rename(path)
+    # One that was not handed over yet: of those the daemon may be the first to notice.
+    (path.parent / "0399").rename(path)
 
 
 def longer(path: Path) -> None:

@@ -11,6 +11,12 @@ from pathlib import Path
 
 import pytest
 
+AS_OWNER = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all")
+    if os.geteuid() == 0
+    else ()
+)
+"""What runs a command as its user, without root's right to read and write whatever it likes."""
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 with_xfs = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("mkfs.xfs") is None, reason="needs root and xfsprogs"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from archid.store.tree_folder import TreeFolder, open_folder, remove_tree
+from tests.unit.store.disks import AS_OWNER
 
 
 @pytest.fixture
@@ -75,6 +78,28 @@ def test_a_file_with_other_links_is_not_written_through(tree: Path, outside: Pat
         os.write(fd, b"new")
         os.close(fd)
     assert untouched(outside)
+
+
+@pytest.mark.parametrize(("names", "written"), [(1, "new"), (2, "old")])
+def test_an_owner_writes_again_what_was_sealed_unless_it_has_more_names(
+    tmp_path: Path, names: int, written: str
+) -> None:
+    reel = tmp_path / "reel"
+    reel.write_text("old")
+    for number in range(1, names):
+        (tmp_path / f"reel-{number}").hardlink_to(reel)
+    reel.chmod(0o444)
+    write = """
+import os, pathlib, sys
+from archid.store.tree_folder import TreeFolder
+fd = TreeFolder.at(pathlib.Path(sys.argv[1])).reopen_file("reel")
+if fd is not None:
+    os.pwrite(fd, b"new", 0)
+"""
+    # Root would be let through whatever the mode says.
+    command = [*AS_OWNER, sys.executable, "-c", write, str(tmp_path)]
+    subprocess.run(command, check=True)
+    assert reel.read_text() == written
 
 
 def test_few_folders_stay_open_however_many_there_are(tree: Path) -> None:
