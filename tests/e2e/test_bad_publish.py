@@ -338,10 +338,14 @@ def while_published(central: FleetNode, folder: Path, change: Callable[[Path], N
         # The first file of the second batch: the whole first one has been opened and handed over.
         with FileWatch(folder / "0128", OPEN) as watch:
             process = begun(central, "publish", str(folder), "--script", "new", "--kind", "feature")
-            while not watch.happens_within(0.1):
-                # Until the daemon has said that it does not know the folder, it goes on in steps.
+            happened = watch.happens_within(0.1)
+            while not happened:
+                # Until the daemon has said that it does not know the folder, it goes on in steps,
+                # each too short for reading what the first batch holds.
                 os.kill(central.process.pid, signal.SIGCONT)
+                happened = watch.happens_within(0.005)
                 os.kill(central.process.pid, signal.SIGSTOP)
+                happened = happened or watch.happens_within(0.1)
         change(folder)
     return ended(process)
 
