@@ -40,6 +40,8 @@ class _Chosen(NamedTuple):
     picked: Picked | None
     number: int
     """Of the span that was picked, in the layout."""
+    looked_at: int
+    """Spans among which it was chosen."""
 
 
 class SpanRuns:
@@ -66,7 +68,6 @@ class SpanRuns:
         self._spans = spans
         self._on_rotten = on_rotten
         self._rotten: tuple[ManifestId, ChunkCorrupt] | None = None
-        self._looked_at = 0
 
     async def send(self, requests: Sequence[Request]) -> int:
         """Answer the first of these requests; returns how many, 0 where each goes on its own.
@@ -103,13 +104,14 @@ class SpanRuns:
 
     def _choose(self, requests: Iterable[Request]) -> Iterable[_Chosen]:
         """What to send for each, up to the first that is to be served on its own."""
-        self._looked_at = 0
+        looked_at = 0
         for request in requests:
-            if self._looked_at > MOST_LOOKED_AT:
+            if looked_at > MOST_LOOKED_AT:
                 return
             one = self._chosen(request)
             if one is None:
                 return
+            looked_at += one.looked_at
             yield one
 
     def _chosen(self, request: Request) -> _Chosen | None:
@@ -120,7 +122,7 @@ class SpanRuns:
         except Refusal:
             return None
         if isinstance(request, GetSpan):
-            return _Chosen(request, None, 0)
+            return _Chosen(request, None, 0, 1)
         if not isinstance(request, GetAny):
             return None
         manifest = request.manifest
@@ -133,7 +135,6 @@ class SpanRuns:
         if found is None:
             return None
         layout, among = found
-        self._looked_at += len(among)
         number = self._spans.pick(manifest, among, span_count=len(layout.spans))
         if number is None:
             return None
@@ -142,6 +143,7 @@ class SpanRuns:
             GetSpan(request.request, manifest, span.piece, span.n, layout.others(span)),
             Picked(request.request, span.piece_index, span.n),
             number,
+            len(among),
         )
 
     def _next(
@@ -151,7 +153,7 @@ class SpanRuns:
         peer = self._peer
         if len(sent) == len(chosen) or peer.closed.is_set():
             return ()
-        asked, picked, _ = chosen[len(sent)]
+        asked, picked = chosen[len(sent)][:2]
         if not (self._access.still_may_read(asked.manifest) and peer.still_wants(asked)):
             return ()
         try:

@@ -3,12 +3,55 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from archid.net.errors import PeerLost
 from archid.net.lane import Lane
 from archid.net.peer import Peer
+from protocol.features import FEATURES
 from protocol.lane import LaneSecret
+from protocol.limits import MIB
+from tests.unit.store.trees import Version
+from tests.unit.sync.sync_nodes import (
+    Link,
+    SyncFleet,
+    SyncNode,
+    entries,
+    linked,
+    reel,
+    release,
+)
+
+
+@dataclass
+class Served:
+    """A REPO that serves a film, a server that is granted it, and what connects them."""
+
+    fleet: SyncFleet
+    film: Version
+    repo: SyncNode
+    salle: SyncNode
+    link: Link
+
+
+@asynccontextmanager
+async def served(base: Path, *, film_mib: int) -> AsyncIterator[Served]:
+    """Both nodes with all features, connected: the server is on the left."""
+    fleet = SyncFleet(base)
+    film = fleet.publish("film", reel(1, film_mib * MIB))
+    repo, salle = fleet.enrol("repo", "repo", ""), fleet.enrol("salle", "ice", "lyon")
+    fleet.give(salle, entries(release("Dune"), feature=film))
+    fleet.sign()
+    with fleet.node(repo) as one, fleet.node(salle) as two:
+        one.hold_lists()
+        one.hold(film)
+        for node in (one, two):
+            node.doorkeeper._features = FEATURES
+        async with linked(two, one) as link:
+            yield Served(fleet, film, one, two, link)
 
 
 async def carry(lane: Lane) -> None:

@@ -11,19 +11,12 @@ import trio
 
 from archid.net.errors import PeerLost
 from archid.net.lane import Lane, TakenSpan
-from protocol.features import FEATURES
 from protocol.messages import Entitle, GetSpan, LaneProof
 from tests.unit.store.trees import Version
-from tests.unit.sync.lane_links import carry, lane_between
+from tests.unit.sync.lane_links import carry, lane_between, served
 from tests.unit.sync.sync_nodes import (
-    MIB,
     Link,
-    SyncFleet,
     SyncNode,
-    entries,
-    linked,
-    reel,
-    release,
 )
 
 
@@ -46,27 +39,19 @@ class Pair:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    fleet = SyncFleet(tmp_path)
-    film = fleet.publish("film", reel(1, 3 * MIB))
-    repo, salle = fleet.enrol("repo", "repo", ""), fleet.enrol("salle", "ice", "lyon")
-    fleet.give(salle, entries(release("Dune"), feature=film))
-    fleet.sign()
-    with fleet.node(repo) as one, fleet.node(salle) as two:
-        one.hold_lists()
-        one.hold(film)
-        for node in (one, two):
-            node.doorkeeper._features = FEATURES
-        async with linked(two, one) as link:
-            client, server = lane_between(link.left, link.right, dead_after_s=0.2)
-            for sender, receiver in ((client, server), (server, client)):
-                await sender.send(LaneProof)
-                await receiver.receive_proof()
-            await link.left.request(Entitle(0, film.manifest, two.leaf.proof_for(film.manifest)))
-            yield Pair(film, one, link, client, server)
-            for lane in (client, server):
-                lane.end()
+    async with served(tmp_path, film_mib=3) as nodes:
+        link, film = nodes.link, nodes.film
+        client, server = lane_between(link.left, link.right, dead_after_s=0.2)
+        for sender, receiver in ((client, server), (server, client)):
+            await sender.send(LaneProof)
+            await receiver.receive_proof()
+        proof = nodes.salle.leaf.proof_for(film.manifest)
+        await link.left.request(Entitle(0, film.manifest, proof))
+        yield Pair(film, nodes.repo, link, client, server)
         for lane in (client, server):
-            lane.close()
+            lane.end()
+    for lane in (client, server):
+        lane.close()
 
 
 async def test_a_peer_that_takes_slowly_in_a_crowd_is_answered_afterwards(

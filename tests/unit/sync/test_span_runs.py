@@ -16,21 +16,15 @@ from archid.net.lane import TakenSpan
 from archid.net.peer import Peer
 from archid.store.seeding import Seeding
 from archid.sync.trust_restoring import decode_envelope
-from protocol.features import FEATURES
 from protocol.ids import PieceId
 from protocol.layout import Span
 from protocol.messages import Entitle, ErrorCode, GetAny, GetSpan, LaneProof
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import Version
-from tests.unit.sync.lane_links import carry, lane_between
+from tests.unit.sync.lane_links import carry, lane_between, served
 from tests.unit.sync.sync_nodes import (
-    MIB,
     SyncFleet,
     SyncNode,
-    entries,
-    linked,
-    reel,
-    release,
 )
 
 
@@ -87,28 +81,19 @@ class Pair:
 
 @pytest.fixture
 async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
-    fleet = SyncFleet(tmp_path)
-    film = fleet.publish("film", reel(1, 6 * MIB))
-    repo, salle = fleet.enrol("repo", "repo", ""), fleet.enrol("salle", "ice", "lyon")
-    fleet.give(salle, entries(release("Dune"), feature=film))
-    fleet.sign()
-    with fleet.node(repo) as one, fleet.node(salle) as two:
-        one.hold_lists()
-        one.hold(film)
-        for node in (one, two):
-            node.doorkeeper._features = FEATURES
-        async with linked(two, one) as link, trio.open_nursery() as nursery:
-            lanes = lane_between(link.left, link.right)
-            for lane in lanes:
-                nursery.start_soon(carry, lane)
-            proof = two.leaf.proof_for(film.manifest)
-            await link.left.request(Entitle(0, film.manifest, proof))
-            yield Pair(fleet, film, one, two, link.left, link.right)
-            for lane in lanes:
-                lane.end()
-            nursery.cancel_scope.cancel()
+    async with served(tmp_path, film_mib=6) as nodes, trio.open_nursery() as nursery:
+        link, film = nodes.link, nodes.film
+        lanes = lane_between(link.left, link.right)
         for lane in lanes:
-            lane.close()
+            nursery.start_soon(carry, lane)
+        proof = nodes.salle.leaf.proof_for(film.manifest)
+        await link.left.request(Entitle(0, film.manifest, proof))
+        yield Pair(nodes.fleet, film, nodes.repo, nodes.salle, link.left, link.right)
+        for lane in lanes:
+            lane.end()
+        nursery.cancel_scope.cancel()
+    for lane in lanes:
+        lane.close()
 
 
 @pytest.fixture
