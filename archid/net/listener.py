@@ -49,15 +49,13 @@ class Listener:
 
     def __init__(self, listeners: Sequence[trio.SocketListener]) -> None:
         self._listeners = tuple(listeners)
+        names = [listener.socket.getsockname() for listener in self._listeners]
+        self.addresses = tuple(Address(name[0], name[1]) for name in names)
+        """Where this node listens, with the real port where 0 was configured. Read here once: a
+        status that is asked for while the node stops comes after its sockets have closed."""
         self.unproven: Counter[str] = Counter()
         """How many connections of each remote host have not proven who they are."""
         self.turned_away = 0
-
-    @property
-    def addresses(self) -> tuple[Address, ...]:
-        """Where this node listens, with the real port where 0 was configured."""
-        names = [listener.socket.getsockname() for listener in self._listeners]
-        return tuple(Address(name[0], name[1]) for name in names)
 
     async def run(self, switchboard: Switchboard, settings: ListenerSettings) -> None:
         """Accept and serve until cancelled; then every connection says goodbye."""

@@ -67,9 +67,10 @@ class Play:
         ]
         summary.disk_bytes = _disk_bytes(stage.options.folder)
         errors = [
-            f"{name} logged {event}"
+            f"{name} logged {event}: {lines[name, event]}"
             for node in stage.nodes
-            for name, event in sorted(_errors_in(node) - stage.expected_errors)
+            for lines in [_errors_in(node)]
+            for name, event in sorted(lines.keys() - stage.expected_errors)
         ]
         summary.errors_logged = len(errors)
         summary.failures += errors
@@ -102,14 +103,14 @@ def _disk_bytes(folder: Path) -> int:
     return sum(seen.values())
 
 
-def _errors_in(node: FleetNode) -> set[tuple[str, str]]:
-    """The node with each event that its log has as an error."""
+def _errors_in(node: FleetNode) -> dict[tuple[str, str], str]:
+    """The node with each event that its log has as an error, and the last line of each."""
     if not node.log.exists():
-        return set()
-    found = set()
+        return {}
+    found = {}
     for line in node.log.read_text(errors="replace").splitlines():
         with suppress(ValueError):
             logged = json.loads(line)
             if logged.get("level") in ("error", "critical"):
-                found.add((node.name, str(logged.get("event"))))
+                found[node.name, str(logged.get("event"))] = line
     return found

@@ -286,6 +286,14 @@ async def test_a_port_in_use_is_named_with_what_to_do() -> None:
         taken.close()
 
 
+async def test_a_closed_listener_still_says_where_it_was() -> None:
+    listener = await open_listener([LOOPBACK])
+    while_open = listener.addresses
+    listener.close()
+    assert listener.addresses == while_open
+    assert while_open[0].port != 0
+
+
 async def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(CannotListen, match=r"192\.0\.2\.1"):
         await open_listener([Address("192.0.2.1", 0)])
