@@ -308,12 +308,13 @@ def test_a_full_disk_at_the_switch_leaves_the_old_release_and_a_rollback_still_w
     room.process.start()
     assert cue.read_text() == "old"
     assert "too dark" in str(room.status()["deliveries"])
-    ballast = room.state / "ballast"  # made again by a service that starts beside the others
-    room.wait(lambda _: ballast.exists() and ballast.stat().st_size > 0, what="the ballast again")
     setting.fleet.central.run("release", "withdraw", "switched", "--yes")
+    ballast = room.state / "ballast"  # made again by a service that starts beside the others
     room.wait(
-        lambda found: "withdrawn" in {one["state"] for one in found["deliveries"]},
-        what="taking it away",
+        lambda found: "withdrawn" in {one["state"] for one in found["deliveries"]}
+        and ballast.exists()
+        and ballast.stat().st_size > 0,
+        what="taking it away, with the ballast there again",
     )
 
 
