@@ -311,9 +311,11 @@ def test_a_full_disk_at_the_switch_leaves_the_old_release_and_a_rollback_still_w
     setting.fleet.central.run("release", "withdraw", "switched", "--yes")
     ballast = room.state / "ballast"  # made again by a service that starts beside the others
     room.wait(
-        lambda found: "withdrawn" in {one["state"] for one in found["deliveries"]}
-        and ballast.exists()
-        and ballast.stat().st_size > 0,
+        lambda found: (
+            "withdrawn" in {one["state"] for one in found["deliveries"]}
+            and ballast.exists()
+            and ballast.stat().st_size > 0
+        ),
         what="taking it away, with the ballast there again",
     )
 
