@@ -23,6 +23,9 @@ FLUSH_S: Final = 1.0
 """Changes are collected for this long before they are passed on."""
 DIGEST_S: Final = 60.0
 """How often one peer is asked whether something was missed."""
+FIRST_HAND_PEERS: Final = 3
+"""To how many peers a server passes on what a sibling said to it: the others of the site have it
+from there as well, and among N servers passing on to all would make N times N messages of it."""
 MAX_STATES: Final = 20_000
 """States that are kept; beyond, those of nodes that nobody spoke of for longest are dropped."""
 
@@ -88,6 +91,8 @@ class StateGossip:
     def __init__(self, own: NodeFacts, *, random: Randomness, flush_s: float = FLUSH_S) -> None:
         self.own = own
         self.states: dict[NodeId, Announcement] = {}
+        self._held: dict[tuple[bytes, bytes], NodeId] = {}
+        """Whose state has these bytes."""
         self._random = random
         self._flush_s = flush_s
         self._peers: dict[NodeId, _Peer] = {}
@@ -99,6 +104,14 @@ class StateGossip:
         """Peers by site; None for those that may have everything."""
         self._flush_at: float | None = None
         self._digest_at: float | None = None
+
+    def held(self, payload: tuple[bytes, bytes]) -> Announcement | None:
+        """The state that travels as these very bytes, if it is held: it need not be verified again.
+
+        At a site everybody hears of everybody from everybody else.
+        """
+        node = self._held.get(payload)
+        return None if node is None else self.states[node]
 
     # What happened
 
@@ -134,7 +147,7 @@ class StateGossip:
             if sender is not None:
                 known = sender.known.get(node)
                 sender.known[node] = max(known, state.order) if known else state.order
-            if node != self.own.node and self._take(state, now=now):
+            if node != self.own.node and self._take(state, now=now, first_hand=node == peer):
                 news.append(state)
         return news
 
@@ -198,27 +211,39 @@ class StateGossip:
         near = self._listening.get(whose.site, ()) if whose.site else ()
         return [*self._listening.get(None, ()), *near]
 
-    def _take(self, state: Announcement, *, now: float) -> bool:
+    def _take(self, state: Announcement, *, now: float, first_hand: bool = False) -> bool:
         node = state.facts.node
         held = self.states.get(node)
         if held is not None and state.order <= held.order:
             return False
         self._drop(node)  # newest last
         self.states[node] = state
+        self._held[state.payload] = node
         self._said.setdefault(_circle(state.facts), set()).add(node)
         while len(self.states) > MAX_STATES:
             self._drop(next(iter(self.states)))
-        for name in self._readers(state.facts):
-            peer = self._peers[name]
-            if self._lacks(peer, state):
-                peer.due.add(node)
-                self._owed.add(name)
-                self._schedule(now)
+        lacking = [
+            name for name in self._readers(state.facts) if self._lacks(self._peers[name], state)
+        ]
+        if first_hand and not self.own.reads_everything:
+            lacking = self._few(lacking)
+        for name in lacking:
+            self._peers[name].due.add(node)
+            self._owed.add(name)
+            self._schedule(now)
         return True
+
+    def _few(self, peers: Iterable[NodeId]) -> list[NodeId]:
+        left, chosen = sorted(peers), list[NodeId]()
+        while left and len(chosen) < FIRST_HAND_PEERS:
+            chosen.append(self._random.choice(left))
+            left.remove(chosen[-1])
+        return chosen
 
     def _drop(self, node: NodeId) -> None:
         state = self.states.pop(node, None)
         if state is not None:
+            self._held.pop(state.payload, None)
             _discard(self._said, _circle(state.facts), node)
 
     def _lacks(self, peer: _Peer, state: Announcement) -> bool:

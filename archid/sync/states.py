@@ -189,11 +189,18 @@ class NodeStates:
             answer = message.answer
             self._send(gossip.digest_received(peer.node, rows, answer=answer, now=now))
         else:
-            opened = [one for sent in message.states if (one := self._open(peer, sent))]
-            states = {announced.facts.node: state for announced, state in opened}
-            news = gossip.received(peer.node, [one for one, _ in opened], now=now)
-            for announced in news:
-                self._keep(announced.facts, states[announced.facts.node])
+            announced: list[Announcement] = []
+            states: dict[NodeId, NodeState] = {}
+            for sent in message.states:
+                held = gossip.held((sent.envelope, sent.proof))
+                if held is not None:
+                    announced.append(held)
+                elif opened := self._open(peer, sent):
+                    announced.append(opened[0])
+                    states[opened[1].node] = opened[1]
+            for one in gossip.received(peer.node, announced, now=now):
+                if one.facts.node in states:
+                    self._keep(one.facts, states[one.facts.node])
         self._poked.fire()
 
     def _open(self, peer: Peer, sent: SentState) -> tuple[Announcement, NodeState] | None:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from protocol.envelope import PublicKey
 from protocol.facts import NodeFacts
-from protocol.gossip import Announcement, DigestRow, SendDigest, SendStates, StateGossip
+from protocol.gossip import (
+    FIRST_HAND_PEERS,
+    Announcement,
+    DigestRow,
+    SendDigest,
+    SendStates,
+    StateGossip,
+)
 from protocol.ids import NodeId
 
 KEY = PublicKey(bytes(32))
@@ -153,6 +160,32 @@ def test_nothing_is_sent_when_nothing_changes() -> None:
     before = network.states_sent
     network.settle(300)
     assert network.states_sent == before
+
+
+def test_among_the_servers_of_a_large_site_a_state_does_not_come_from_everybody() -> None:
+    site = [facts(100 + n, site="large") for n in range(16)]
+    network = Network(site)
+    pairs = [(one, other) for n, one in enumerate(site) for other in site[n + 1 :]]
+    for one, other in pairs[1:]:  # the first two are not connected
+        network.connect(one, other)
+    network.say(site[0], 1)
+    network.settle(3)
+    assert network.states_sent <= 14 + 14 * FIRST_HAND_PEERS + 14
+    network.settle(90)  # digests find who was missed
+    for reader in site:
+        assert held(network, reader)[site[0].node] == (1, 1)
+
+
+def test_bytes_that_are_held_are_told_from_others() -> None:
+    gossip = StateGossip(REPO, random=Random(1))
+    old, new = state(LYON[0], 1), state(LYON[0], 2)
+    assert gossip.held(old.payload) is None
+    gossip.received(CENTRAL.node, [old], now=0.0)
+    assert gossip.held(old.payload) == old
+    gossip.received(CENTRAL.node, [new], now=0.0)
+    assert (gossip.held(old.payload), gossip.held(new.payload)) == (None, new)
+    gossip.forget([LYON[0].node])
+    assert gossip.held(new.payload) is None
 
 
 def test_a_digest_full_of_strangers_costs_nothing_and_stays_bounded() -> None:

@@ -11,10 +11,10 @@ import pytest
 import trio
 
 from archid.identity import Identity
-from protocol.envelope import Envelope
-from protocol.ids import FleetId
+from protocol.envelope import Envelope, PublicKey
+from protocol.ids import FleetId, NodeId
 from protocol.messages import SentState, StateDigest, StateRow, States
-from protocol.state import NodeState
+from protocol.state import NodeState, open_state
 from tests.unit.sync.sync_nodes import SyncFleet, SyncNode, connect, running, until
 
 
@@ -94,6 +94,32 @@ async def test_what_is_not_newer_changes_nothing(stage: Stage) -> None:
         take(link.right, States((said(stage.salle, seq=5, health="alarm"),)))
         take(link.right, States((said(stage.salle, seq=4, health="ok"),)))
         assert stage.repo.states.known[stage.salle.id].health == "alarm"
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_held_already_is_not_verified_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified: list[NodeId] = []
+
+    def counted(envelope: Envelope, key: PublicKey) -> NodeState:
+        state = open_state(envelope, key)
+        verified.append(state.node)
+        return state
+
+    monkeypatch.setattr("archid.sync.states.open_state", counted)
+    async with running() as nursery:
+        one = await connect(nursery, stage.salle, stage.repo)
+        two = await connect(nursery, stage.sas, stage.repo)
+        sent, newer = said(stage.salle), said(stage.salle, seq=2, health="alarm")
+        for peer in (one.right, two.right, one.right):
+            stage.repo.states.take(peer, States((sent,)))
+        assert verified == [stage.salle.id]
+        stage.repo.states.take(two.right, States((sent, newer)))
+        assert verified == [stage.salle.id] * 2
+        assert stage.repo.states.known[stage.salle.id].health == "alarm"
+        stage.repo.states.take(one.right, States((sent,)))  # held no more
+        assert verified == [stage.salle.id] * 3
         nursery.cancel_scope.cancel()
 
 
