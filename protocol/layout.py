@@ -9,10 +9,11 @@ repeats included, and kept in flat arrays: 40 bytes a chunk and no object, since
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import accumulate
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Final, NamedTuple
 
+from protocol.entries import EntryTable, FileEntry, FileTable
 from protocol.errors import FormatError
 from protocol.ids import DIGEST_BYTES, ChunkId, ManifestId, PieceId
 from protocol.manifest import PLAIN, ManifestRoot
@@ -22,7 +23,6 @@ from protocol.pieces import (
     FileContinuation,
     FileStart,
     Folder,
-    Link,
     Piece,
     PieceRef,
     chunk_table,
@@ -31,28 +31,7 @@ from protocol.pieces import (
 )
 
 _EMPTY: Final = array("I")
-
-
-class FileEntry(NamedTuple):
-    """`Layout.files[number]`; its chunks: the one at `first_chunk`, `chunk_count` in all."""
-
-    path: str
-    size_bytes: int
-    executable: bool
-    mtime_ns: int
-    number: int
-    first_chunk: int
-    chunk_count: int
-
-    @property
-    def mode(self) -> int:
-        """The mode on disk: read-only for everybody, executable or not."""
-        return 0o555 if self.executable else 0o444
-
-
-FolderEntry = Folder
-LinkEntry = Link
-Entry: TypeAlias = "FileEntry | FolderEntry | LinkEntry"
+_WORD_BYTES: Final = 8
 
 
 class Span(NamedTuple):
@@ -146,10 +125,12 @@ class Layout:
         assembly.finish(root)
         self._ids, self._lengths = bytes(assembly.ids), assembly.lengths
         self._file_of, self._offsets = assembly.file_of, assembly.offsets
-        self.entries: Final[tuple[Entry, ...]] = tuple(assembly.entries)
-        self.files: Final = tuple([e for e in self.entries if isinstance(e, FileEntry)])
+        self.entries: Final[EntryTable] = assembly.entries
+        self.files: Final[FileTable] = assembly.entries.files
         self.spans: Final[tuple[Span, ...]] = tuple(spans)
         self._first, self._repeats = self._find_repeats()
+        self.repeats: Final[Mapping[int, Sequence[int]]] = self._repeats
+        """The numbers of a chunk's other occurrences, by that of the first, if there are any."""
 
     @classmethod
     def from_pieces(cls, root: ManifestRoot, pieces: Mapping[PieceId, bytes]) -> Layout:
@@ -193,8 +174,7 @@ class Layout:
         start = chunks.start
         while start < chunks.stop:
             number = self._file_of[start]
-            file = self.files[number]
-            stop = min(chunks.stop, file.first_chunk + file.chunk_count)
+            stop = min(chunks.stop, self.files.chunks(number).stop)
             offset, last = self._offsets[start], stop - 1
             size_bytes = self._offsets[last] + self._lengths[last] - offset
             found.append(Stretch(number, offset, range(start, stop), size_bytes))
@@ -226,6 +206,11 @@ class Layout:
         """(offset in bytes, chunk) of a file, in order."""
         for at in range(file.first_chunk, file.first_chunk + file.chunk_count):
             yield self._offsets[at], self.chunk(at)
+
+    def cuts_of(self, file: FileEntry) -> Iterator[tuple[int, int]]:
+        """(offset, length) in bytes of a file's chunks, in order; together they are the file."""
+        chunks = self.files.chunks(file.number)
+        return zip(self.offsets(chunks), self.lengths(chunks), strict=True)
 
     def ids_of(self, file: FileEntry) -> bytes:
         """The ids of a file's chunks, one after the other."""
@@ -275,21 +260,31 @@ class Layout:
 
     def wanted_bytes(self, span: Span) -> int:
         """The size of `wanted` in bytes."""
+        if not self._repeats:
+            return span.size_bytes
         first, lengths = self._first, self._lengths
         return sum([lengths[at] for at in span.chunks if first[at] == at])
 
-    def _find_repeats(self) -> tuple[array[int], dict[int, array[int]]]:
-        step = DIGEST_BYTES
+    def _find_repeats(self) -> tuple[Sequence[int], dict[int, array[int]]]:
         ids, lengths = self._ids, self._lengths
+        count = len(lengths)
+        words = DIGEST_BYTES // _WORD_BYTES
+        # Nearly always no two ids begin alike: then none repeats, and no id becomes an object.
+        beginnings = memoryview(ids).cast("Q")[::words]
+        alike = {one for one, other in pairwise(sorted(beginnings)) if one == other}
+        if not alike:
+            return range(count), {}
         number_of: dict[bytes, int] = {}
-        homes = array("I")
+        homes = array("I", range(count))
         repeats: dict[int, array[int]] = {}
-        for at in range(len(lengths)):
-            home = number_of.setdefault(ids[at * step : (at + 1) * step], at)
-            homes.append(home)
+        for at, beginning in enumerate(beginnings):
+            if beginning not in alike:
+                continue
+            home = number_of.setdefault(ids[at * DIGEST_BYTES : (at + 1) * DIGEST_BYTES], at)
             if home != at:
                 if lengths[at] != lengths[home]:
                     raise FormatError("manifest gives one chunk two lengths")
+                homes[at] = home
                 repeats.setdefault(home, array("I")).append(at)
         return homes, repeats
 
@@ -298,16 +293,15 @@ class _Assembly:
     """Puts the records of successive pieces together into entries, checking that they meet."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries = EntryTable()
         self.ids = bytearray()
         self.lengths = array("I")
         self.file_of = array("I")
         self.offsets = array("Q")
         self._shape = TreeShape()
-        self._file_index = 0
         self._open: FileStart | None = None
-        self._open_first = 0
-        self._folders = self._links = 0
+        self._open_chunks = self._open_bytes = 0
+        self._files = self._folders = self._links = 0
 
     def take(self, piece: Piece) -> None:
         first = 0
@@ -315,29 +309,29 @@ class _Assembly:
             if isinstance(record, FileContinuation):
                 if self._open is None:
                     raise FormatError("manifest piece continues a file that did not start")
-                first = self._take_chunks(piece, first, record)
+                first = self._take_chunks(piece, first, self._open, record)
                 continue
             if not at and self._open is not None:
                 raise FormatError(f"manifest: the file {self._open.path!r} breaks off")
             if isinstance(record, FileStart):
                 self._shape.add_file(record.path)
-                self._open = record
-                self._open_first = len(self.lengths)
-                first = self._take_chunks(piece, first, record)
+                self._open_chunks = self._open_bytes = 0
+                first = self._take_chunks(piece, first, record, record)
             elif isinstance(record, Folder):
                 self._shape.add_folder(record.path)
                 self._folders += 1
-                self.entries.append(record)
+                self.entries.add_folder(record.path)
             else:
                 self._shape.add_link(record.path, record.target)
                 self._links += 1
-                self.entries.append(record)
+                self.entries.add_link(record.path, record.target)
+        self.lengths.extend(piece.lengths)
         self.ids += piece.ids
 
     def finish(self, root: ManifestRoot) -> None:
         if self._open is not None:
             raise FormatError(f"manifest: the file {self._open.path!r} breaks off")
-        if (self._file_index, self._folders, self._links) != (
+        if (self._files, self._folders, self._links) != (
             root.files,
             root.folders,
             root.links,
@@ -345,35 +339,35 @@ class _Assembly:
             raise FormatError("manifest: its pieces do not hold the entries that it claims")
         self._shape.finish()
 
-    def _take_chunks(self, piece: Piece, first: int, record: FileStart | FileContinuation) -> int:
-        started = self._open
-        if started is None:
-            raise FormatError("manifest piece continues a file that did not start")
+    def _take_chunks(
+        self, piece: Piece, first: int, started: FileStart, record: FileStart | FileContinuation
+    ) -> int:
         end = first + record.chunks
-        lengths = piece.lengths[first:end]
-        continued = len(self.lengths) > self._open_first
-        done = self.offsets[-1] + self.lengths[-1] if continued else 0
-        starts = list(accumulate(lengths, initial=done))
-        total = starts.pop()
-        self.offsets.extend(starts)
-        self.lengths.extend(lengths)
-        self.file_of.extend([self._file_index] * record.chunks)
+        if record.chunks == 1:
+            self.offsets.append(self._open_bytes)
+            self._open_bytes += piece.lengths[first]
+            self.file_of.append(self._files)
+        else:
+            starts = list(accumulate(piece.lengths[first:end], initial=self._open_bytes))
+            self._open_bytes = starts.pop()
+            self.offsets.extend(starts)
+            self.file_of.extend([self._files] * record.chunks)
+        self._open_chunks += record.chunks
+        total = self._open_bytes
         if total > started.size_bytes or (not record.more and total != started.size_bytes):
             raise FormatError(f"manifest: the chunks of {started.path!r} do not make up its size")
-        if not record.more:
-            self.entries.append(
-                FileEntry(
-                    started.path,
-                    started.size_bytes,
-                    started.executable,
-                    started.mtime_ns,
-                    self._file_index,
-                    self._open_first,
-                    len(self.lengths) - self._open_first,
-                )
-            )
-            self._file_index += 1
-            self._open = None
+        if record.more:
+            self._open = started
+            return end
+        self._open = None
+        self._files += 1
+        self.entries.add_file(
+            started.path,
+            size_bytes=started.size_bytes,
+            executable=started.executable,
+            mtime_ns=started.mtime_ns,
+            chunks=self._open_chunks,
+        )
         return end
 
 

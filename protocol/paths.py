@@ -23,6 +23,9 @@ from protocol.limits import (
 MAX_LINK_FOLLOWS: Final = 40
 """As many links as Linux follows before it gives up with ELOOP."""
 
+_AFTER_SLASH: Final = chr(ord("/") + 1)
+"""A folder's path and this is the first that sorts after everything in the folder."""
+
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _UNDECODED: Final = re.compile(r"(?<!\\)\\udc([89a-f][0-9a-f])")
 """How `repr` shows a byte of a file name that is not UTF-8."""
@@ -116,15 +119,18 @@ class TreeShape:
     """Checks the entries of one tree as they come in path order.
 
     Order is that of the paths' UTF-8 bytes, which is also the order of Python's `str`. Every
-    folder is an entry, so a parent comes before what it holds. Paths that are equal after
-    `folded` collide. `finish` follows the links through one another.
+    folder is an entry, so a parent comes before what it holds, and of the names in a folder
+    nothing has to be kept once a path comes that sorts after all it can hold. Paths that are
+    equal after `folded` collide: those of one folder, since `folded` leaves slashes where they
+    are and two folders that are equal collide themselves. `finish` follows the links through one
+    another.
     """
 
     def __init__(self) -> None:
         self._last = ""
-        self._folders: set[str] = set()
+        self._open: dict[str, dict[str, str]] = {"": {}}
+        self._ends: list[str] = []
         self._links: dict[str, str] = {}
-        self._folded: dict[str, str] = {}
         self._resolved: dict[str, tuple[tuple[str, ...], int]] = {}
 
     def add_file(self, path: str) -> None:
@@ -134,7 +140,8 @@ class TreeShape:
     def add_folder(self, path: str) -> None:
         """Raise PathRefused unless a folder can be here."""
         self._add(path)
-        self._folders.add(path)
+        self._open[path] = {}
+        self._ends.append(path + _AFTER_SLASH)
 
     def add_link(self, path: str, target: str) -> None:
         """Raise PathRefused unless a link to `target` can be here."""
@@ -148,15 +155,21 @@ class TreeShape:
             self._resolve(path, 1)
 
     def _add(self, path: str) -> None:
-        check_path(path)
+        while self._ends and path >= self._ends[-1]:
+            self._ends.pop()
+            self._open.popitem()
+        parent, _, name = path.rpartition("/")
+        siblings = self._open.get(parent)
+        if siblings is None or not _is_usual(path, name):
+            check_path(path)
         if path <= self._last:
             why = "appears twice" if path == self._last else f"comes after {printable(self._last)}"
             raise PathRefused(path, f"{why}: entries are in the order of their paths' bytes")
-        parent = path.rpartition("/")[0]
-        if parent and parent not in self._folders:
+        if siblings is None:
             raise PathRefused(path, f"lies in {printable(parent)}, which is not a folder here")
-        other = self._folded.setdefault(folded(path), path)
-        if other is not path:
+        other = siblings.setdefault(folded(name), name)
+        if other is not name:
+            other = f"{parent}/{other}" if parent else other
             raise PathRefused(
                 path, f"and {printable(other)} differ only by case or by Unicode normalisation"
             )
@@ -192,6 +205,18 @@ class TreeShape:
         result = (tuple(at), follows)
         self._resolved[path] = result
         return result
+
+
+def _is_usual(path: str, name: str) -> bool:
+    """Whether `check_path` finds nothing wrong where what is above `name` was checked before."""
+    return (
+        path.isascii()
+        and name.isprintable()
+        and name not in ("", ".", "..")
+        and path[0] != "/"
+        and len(path) <= MAX_NAME_BYTES
+        and path.count("/") < MAX_PATH_DEPTH
+    )
 
 
 def _target_fault(path: str, target: str) -> str:

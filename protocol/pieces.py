@@ -31,6 +31,9 @@ CHUNK_ROW_BYTES: Final = DIGEST_BYTES + 4
 MAX_PIECE_CHUNKS: Final = MAX_PIECE_BYTES // CHUNK_ROW_BYTES
 MAX_MTIME_NS: Final = 2**63 - 1
 
+_SURELY_FITS: Final = MAX_PATH_BYTES // 4
+"""A path of so many characters is no longer than MAX_PATH_BYTES, whatever they are."""
+
 FOLDER, LINK, FILE_START, FILE_CONTINUATION = range(4)
 _ROW: Final = struct.Struct(f">{DIGEST_BYTES}sI")
 
@@ -189,6 +192,19 @@ def decode_piece(data: bytes | bytearray | memoryview, ref: PieceRef) -> Piece:
 
 
 def _record(row: Value) -> Record:
+    # What nearly every record is; whatever differs from it is looked at field by field.
+    if type(row) is list and len(row) >= 7 and row[0] == FILE_START:
+        _, path, executable, mtime_ns, size_bytes, chunks, more = row[:7]
+        if (
+            type(path) is str
+            and len(path) <= _SURELY_FITS
+            and type(executable) is type(more) is bool
+            and type(mtime_ns) is type(size_bytes) is type(chunks) is int
+            and 0 <= mtime_ns <= MAX_MTIME_NS
+            and 0 <= size_bytes <= MAX_FILE_BYTES
+            and 0 <= chunks <= MAX_PIECE_CHUNKS
+        ):
+            return FileStart(path, executable, mtime_ns, size_bytes, chunks, more)
     fields = Fields(row, "manifest record")
     kind = fields.integer("kind", high=FILE_CONTINUATION)
     if kind == FOLDER:

@@ -1,7 +1,8 @@
 """Taking over what other versions on this disk already hold, before a peer is asked.
 
-Whole files come first: hard-linked when content, mode and time agree, since links share all
-three, otherwise sharing extents where the file system can. Then single chunks are copied. Local
+Whole files come first: those of the version before by their names, others by where the index says
+that their content is; hard-linked when content, mode and time agree, since links share all three,
+otherwise sharing extents where the file system can. Then single chunks are copied. Local
 bytes are hashed before they count, because a disk may have changed them since; what turns out
 rotten is reported, so that it gets repaired, and is fetched like anything that is missing.
 """
@@ -22,12 +23,14 @@ from archid.store import syscalls
 from archid.store.chunk_reading import READ_BYTES, check_chunks, chunks_of
 from archid.store.errors import storage_error
 from archid.store.filling import Filling
-from archid.store.index import LOOKUP_BATCH, Location
+from archid.store.index import Location
+from archid.store.index_rows import LOOKUP_BATCH
+from archid.store.relinking import relink
 from archid.store.staging import Staging
 from archid.store.syscalls import Buffer
 from archid.store.tree_folder import TreeFolder
+from protocol.entries import FileEntry
 from protocol.ids import ChunkId, ManifestId
-from protocol.layout import FileEntry
 
 Find: TypeAlias = Callable[[Sequence[ChunkId]], Mapping[ChunkId, Sequence[Location]]]
 """`ChunkIndex.find_blocking`, or anything that says where chunks may be."""
@@ -65,24 +68,28 @@ def adopt_local(
     find: Find,
     trees: Path,
     *,
+    before: ManifestId | None = None,
     stopped: Callable[[], bool] = lambda: False,
     before_copies: Callable[[], None] = lambda: None,
 ) -> Adopted:
     """Fill `staging` with what the trees in the folder `trees` hold; blocks; repeatable.
 
-    `stopped` is asked between batches. `before_copies` is called when all that costs no space is
+    `before` is a version of which most files are likely to be the same. `stopped` is asked between
+    batches. `before_copies` is called when all that costs no space is
     done: what is missing then has to be written, be it from here or from peers; it may refuse by
     raising. Raises StorageError; what was taken over by then stays.
     """
     adoption = _Adoption(staging, find, trees)
     try:
+        if before is not None:
+            adoption.take_same_names(before, stopped)
         for files in _batches(_whole_files(staging), LOOKUP_BATCH):
             if stopped():
                 break
             adoption.take_files(files)
         if not stopped():
             before_copies()
-        for chunks in _batches(iter(staging.missing_chunks()), LOOKUP_BATCH):
+        for chunks in _batches(adoption.chunks_to_look_for(), LOOKUP_BATCH):
             if stopped():
                 break
             adoption.take_chunks(chunks)
@@ -221,15 +228,29 @@ class _Adoption(_Copying):
         super().__init__(staging, find, trees)
         self._staging = staging
         self._can_clone = True
+        self._nowhere = bytearray(staging.layout.chunk_count)
+
+    def take_same_names(self, before: ManifestId, stopped: Callable[[], bool]) -> None:
+        """Take over what another version has under the same names."""
+        linked = relink(self._staging, self._trees / before.hex(), stopped=stopped)
+        self.report.linked_files += linked.files
+        self.report.linked_bytes += linked.size_bytes
+
+    def chunks_to_look_for(self) -> Iterator[int]:
+        """The chunks that are missing and were not looked for in vain already."""
+        return (at for at in self._staging.missing_chunks() if not self._nowhere[at])
 
     def take_files(self, files: Sequence[FileEntry]) -> None:
         """Take over every file whose content stands somewhere as a whole."""
         firsts = [self._layout.chunk(file.first_chunk).id for file in files]
         locations = self._find(list(dict.fromkeys(firsts)))
         for file, first in zip(files, firsts, strict=True):
+            if first not in locations:
+                self._nowhere[self._layout.home(file.first_chunk)] = 1
+                continue
             candidates = [
                 place
-                for place in locations.get(first, ())
+                for place in locations[first]
                 if place.offset == 0 and place.size_bytes == file.size_bytes
             ]
             # One that can be linked costs least.
@@ -298,7 +319,7 @@ class _Adoption(_Copying):
             # The name went to another file since it was hashed.
             os.unlink(own, dir_fd=target)
             return False
-        self._staging.count_file(file)
+        self._staging.count_file(file, info)
         self.report.linked_files += 1
         self.report.linked_bytes += file.size_bytes
         return True

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 from blake3 import blake3
 
 from archid.store import syscalls
-from protocol.layout import FileEntry, Layout
+from protocol.entries import FileEntry
+from protocol.layout import Layout
 
 READ_BYTES: Final = 1 << 20
 

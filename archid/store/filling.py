@@ -7,6 +7,7 @@ common: which spans are wanted and which of their chunks, and that nothing is wr
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -75,9 +76,9 @@ class Filling(ABC):
                 bits[n // 8] |= 1 << n % 8
         return bytes(bits) if any(bits) else b""
 
-    def missing_chunks(self) -> list[int]:
+    def missing_chunks(self) -> Sequence[int]:
         """The numbers, at their homes, of all chunks that are not held."""
-        return [at for at in self.layout.distinct_chunks() if not self.is_held(at)]
+        return array("I", (at for at in self.layout.distinct_chunks() if not self.is_held(at)))
 
     def write_span(self, span: Span, skip: bytes, data: Buffer) -> None:
         """Verify and write one span; raises ChunkCorrupt (nothing is written), StorageError."""

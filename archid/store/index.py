@@ -8,11 +8,8 @@ once, and a lost index is rebuilt from the trees (`rebuild`). Only what was veri
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,18 +17,17 @@ import trio
 
 from archid.errors import StorageError
 from archid.log import get_logger
-from archid.store import absences, source_records, upkeep
+from archid.store import absences, index_rows, source_records, upkeep
 from archid.store.database import Database
 from archid.store.errors import storage_error
+from archid.store.file_objects import FileObjects
+from archid.store.index_rows import KEY_BYTES, LOOKUP_BATCH, Standing
 from archid.store.tree_folder import TreeFolder
 from protocol.ids import ChunkId, ManifestId
-from protocol.layout import FileEntry, Layout
+from protocol.layout import Layout
 
 log = get_logger(__name__)
 
-KEY_BYTES: Final = 16
-LOOKUP_BATCH: Final = 400
-WRITE_BATCH: Final = 20_000
 MAX_LOCATIONS: Final = 4
 """As many are tried before a chunk is fetched from a peer after all."""
 
@@ -93,12 +89,6 @@ class IndexedTree(NamedTuple):
     files: int
 
 
-class FileRow(NamedTuple):
-    file: FileEntry
-    device: int
-    inode: int
-
-
 class ChunkIndex:
     """The chunk index in ``node.db``.
 
@@ -130,40 +120,27 @@ class ChunkIndex:
         return self._database.transact(_trees)
 
     def add_tree_blocking(self, manifest: ManifestId, layout: Layout, tree: Path) -> None:
-        self.add_files_blocking(manifest, layout, self.files_of(layout, tree))
-
-    @staticmethod
-    def files_of(layout: Layout, tree: Path) -> list[FileRow]:
-        """The files of a tree as they lie on the disk, wherever the tree stands."""
+        objects = FileObjects.unknown(layout)
         try:
             with TreeFolder.at(tree) as folder:
-                return list(_file_rows(layout, folder))
+                objects.look(layout, folder)
         except OSError as error:
             raise storage_error(error, tree) from error
-
-    @staticmethod
-    def files_in(folder: TreeFolder, layout: Layout, tree: Path) -> list[FileRow]:
-        """The same of a folder that is open, and may be moved meanwhile; `tree` is for errors."""
-        try:
-            return list(_file_rows(layout, folder))
-        except OSError as error:
-            raise storage_error(error, tree) from error
+        self.add_files_blocking(Standing(manifest, layout, objects))
 
     def has_tree_blocking(self, manifest: ManifestId) -> bool:
         """Whether a tree is wholly in the index."""
         return self._database.transact(_has_tree, manifest)
 
-    def add_files_blocking(
-        self, manifest: ManifestId, layout: Layout, rows: Sequence[FileRow]
-    ) -> None:
+    def add_files_blocking(self, tree: Standing) -> None:
         """Add a tree of which this is known already."""
         transact = self._database.transact
-        if transact(_has_tree, manifest):
+        if transact(_has_tree, tree.manifest):
             return
-        transact(_begin_tree, manifest, layout.root.size_bytes, len(layout.files))
-        for batch in _batched_by_chunks(rows):
-            transact(_add_files, manifest, layout, batch)
-        transact(_complete_tree, manifest)
+        shared = transact(index_rows.begin_tree, tree)
+        for batch in index_rows.batches(tree):
+            transact(index_rows.add_files, tree, shared, batch)
+        transact(index_rows.complete_tree, tree.manifest)
 
     def remove_tree_blocking(self, manifest: ManifestId) -> None:
         self._database.transact(_remove_tree, manifest)
@@ -208,107 +185,11 @@ class ChunkIndex:
                 log.info("index_tree_added", manifest=layout.manifest.hex())
 
 
-def _file_rows(layout: Layout, folder: TreeFolder) -> Iterator[FileRow]:
-    """The inode of every file with content; files that are missing or cut are left out."""
-    for file in layout.files:
-        if not file.size_bytes:
-            continue
-        above, _, name = file.path.rpartition("/")
-        try:
-            info = os.stat(name, dir_fd=folder.folder(above), follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        if stat.S_ISREG(info.st_mode) and info.st_size == file.size_bytes:
-            yield FileRow(file, info.st_dev, info.st_ino)
-
-
-def _batched_by_chunks(rows: Iterable[FileRow]) -> Iterator[list[tuple[FileRow, range]]]:
-    """Stretches of files with about WRITE_BATCH chunks together."""
-    batch: list[tuple[FileRow, range]] = []
-    room = WRITE_BATCH
-    for row in rows:
-        first = row.file.first_chunk
-        end = first + row.file.chunk_count
-        while first < end:
-            stretch = range(first, min(end, first + room))
-            batch.append((row, stretch))
-            room -= len(stretch)
-            first = stretch.stop
-            if not room:
-                yield batch
-                batch, room = [], WRITE_BATCH
-    if batch:
-        yield batch
-
-
 def _has_tree(connection: sqlite3.Connection, manifest: ManifestId) -> bool:
     row = connection.execute(
         "SELECT complete FROM tree WHERE manifest = ?", (bytes(manifest),)
     ).fetchone()
     return row is not None and bool(row[0])
-
-
-def _begin_tree(
-    connection: sqlite3.Connection, manifest: ManifestId, size_bytes: int, files: int
-) -> None:
-    connection.execute(
-        "INSERT OR IGNORE INTO tree (manifest, size_bytes, files) VALUES (?, ?, ?)",
-        (bytes(manifest), size_bytes, files),
-    )
-
-
-def _complete_tree(connection: sqlite3.Connection, manifest: ManifestId) -> None:
-    connection.execute("UPDATE tree SET complete = 1 WHERE manifest = ?", (bytes(manifest),))
-
-
-def _add_files(
-    connection: sqlite3.Connection,
-    manifest: ManifestId,
-    layout: Layout,
-    batch: Sequence[tuple[FileRow, range]],
-) -> None:
-    begun = connection.execute(
-        "SELECT id FROM tree WHERE manifest = ?", (bytes(manifest),)
-    ).fetchone()
-    if begun is None:
-        # An older tree of this version was buried meanwhile; the next start adds it again.
-        return
-    [tree] = begun
-    chunks: list[tuple[bytes, int, int]] = []
-    for row, stretch in batch:
-        file = row.file
-        number = _object(connection, row)
-        connection.execute(
-            "INSERT OR REPLACE INTO name (tree, path, object) VALUES (?, ?, ?)",
-            (tree, file.path, number),
-        )
-        keys, offsets = layout.keys(stretch, KEY_BYTES), layout.offsets(stretch)
-        chunks += zip(keys, repeat(number), offsets, strict=False)
-    # In the order of the table's own key: neighbouring pages are touched once.
-    chunks.sort()
-    connection.executemany("INSERT OR IGNORE INTO chunk (key, object, at) VALUES (?, ?, ?)", chunks)
-
-
-def _object(connection: sqlite3.Connection, row: FileRow) -> int:
-    """The number of a file object; one whose inode went to another file starts afresh."""
-    file = row.file
-    known = connection.execute(
-        "SELECT id, size_bytes, mtime_ns, executable FROM object WHERE device = ? AND inode = ?",
-        (row.device, row.inode),
-    ).fetchone()
-    wanted = (file.size_bytes, file.mtime_ns, int(file.executable))
-    if known is not None:
-        if known[1:] == wanted:
-            return int(known[0])
-        connection.execute("DELETE FROM name WHERE object = ?", (known[0],))
-        connection.execute("DELETE FROM chunk WHERE object = ?", (known[0],))
-        connection.execute("DELETE FROM object WHERE id = ?", (known[0],))
-    cursor = connection.execute(
-        "INSERT INTO object (device, inode, size_bytes, mtime_ns, executable)"
-        " VALUES (?, ?, ?, ?, ?)",
-        (row.device, row.inode, *wanted),
-    )
-    return int(cursor.lastrowid or 0)
 
 
 def _remove_tree(connection: sqlite3.Connection, manifest: ManifestId) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from archid.errors import StorageError
 from archid.store.errors import storage_error
+from archid.store.file_objects import FileObjects
 from archid.store.index import ChunkIndex
+from archid.store.index_rows import Standing
 from archid.store.tree_folder import TreeFolder
 from protocol.ids import ManifestId
 from protocol.layout import Layout
@@ -21,12 +23,18 @@ from protocol.layout import Layout
 
 @contextlib.contextmanager
 def index_beside(
-    index: ChunkIndex, manifest: ManifestId, layout: Callable[[], Layout], tree: Path
+    index: ChunkIndex,
+    manifest: ManifestId,
+    layout: Callable[[], Layout],
+    tree: Path,
+    *,
+    seen: FileObjects | None = None,
 ) -> Iterator[Callable[[], None]]:
     """Add the finished tree that is now at `tree` while the block syncs and moves it.
 
     Gives a function that waits for the end of it and raises StorageError if it failed. If the
-    block fails the tree is taken out again. `layout` is called in the other thread.
+    block fails the tree is taken out again. `layout` is called in the other thread; `seen` are
+    the files that need not be looked at, and is the other thread's from now on.
     """
     try:
         # Held open, since the block moves it.
@@ -36,7 +44,12 @@ def index_beside(
 
     def add() -> None:
         known = layout()
-        index.add_files_blocking(manifest, known, index.files_in(folder, known, tree))
+        objects = FileObjects.unknown(known) if seen is None else seen
+        try:
+            objects.look(known, folder)
+        except OSError as error:
+            raise storage_error(error, tree) from error
+        index.add_files_blocking(Standing(manifest, known, objects))
 
     with contextlib.closing(folder), ThreadPoolExecutor(1, "archid-index") as beside:
         added = beside.submit(add)

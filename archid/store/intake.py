@@ -36,8 +36,9 @@ from archid.store.settling import SettledSources
 from archid.store.source_reading import CopyingReader, SourceReader
 from archid.store.source_records import NO_FACTS, SourceRecord
 from archid.store.tree_folder import TreeFolder
+from protocol.entries import FileEntry
 from protocol.ids import DIGEST_BYTES
-from protocol.layout import FileEntry, Layout
+from protocol.layout import Layout
 from protocol.limits import MAX_FILE_BYTES
 from protocol.pieces import MAX_MTIME_NS
 
@@ -82,15 +83,15 @@ class PreviousVersion:
         self.layout = layout
         self.tree = tree
         self._record = record
-        self._files = {file.path: file for file in layout.files}
 
     def file(self, path: str) -> FileEntry | None:
         """The file that had this path."""
-        return self._files.get(path)
+        entry = self.layout.entries.find(path)
+        return entry if isinstance(entry, FileEntry) else None
 
     def known(self, path: str, executable: bool, size_bytes: int, facts: bytes) -> FileEntry | None:
         """The file that was made from a source with these facts, under the same path."""
-        file = self._files.get(path)
+        file = self.file(path)
         if (
             file is None
             or self._record is None

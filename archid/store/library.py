@@ -225,6 +225,7 @@ class Library:
                 staging,
                 self._index.find_blocking,
                 self.paths.trees,
+                before=self.bundles.linked_script(staging.layout.root.name),
                 stopped=stopped,
                 before_copies=admit,
             )
@@ -254,7 +255,9 @@ class Library:
         """
         manifest, layout = staging.layout.manifest, staging.layout
         staging.seal()
-        with index_beside(self._index, manifest, lambda: layout, staging.path) as indexed:
+        with index_beside(
+            self._index, manifest, lambda: layout, staging.path, seen=staging.objects
+        ) as indexed:
             self.documents.sync()
             staging.appear(self.trees.path(manifest))
         self.stagings.placed(manifest)

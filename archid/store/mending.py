@@ -24,8 +24,9 @@ from archid.store.syscalls import Buffer
 from archid.store.tree_folder import TreeFolder
 from archid.store.tree_store import TreeStore
 from archid.store.verify import Damage, DamageKind
+from protocol.entries import FileEntry
 from protocol.ids import ManifestId
-from protocol.layout import FileEntry, Layout, Span
+from protocol.layout import Layout, Span
 
 log = get_logger(__name__)
 
@@ -49,12 +50,8 @@ class Mending(Filling):
         for at in self._missing:
             for place in layout.places(at):
                 self._missing_of.setdefault(place.file, set()).add(at)
-        files = {entry.path: entry for entry in layout.entries if isinstance(entry, FileEntry)}
-        self._made_anew = {
-            files[damage.path].number
-            for damage in damages
-            if damage.kind in _MADE_ANEW and damage.path in files
-        }
+        anew = [layout.entries.find(one.path) for one in damages if one.kind in _MADE_ANEW]
+        self._made_anew = {file.number for file in anew if isinstance(file, FileEntry)}
 
     @classmethod
     def open(
@@ -134,8 +131,8 @@ def mark_damaged(trees: TreeStore, manifest: ManifestId, path: str) -> None:
     """Read one file of a tree, of which something did not hold, and mark what does not; blocks."""
     with contextlib.suppress(DocumentMissing):
         layout = trees.layouts.get(manifest)
-        file = next((one for one in layout.files if one.path == path), None)
-        if file is None:
+        file = layout.entries.find(path)
+        if not isinstance(file, FileEntry):
             return
         good: set[int] = set()
         with contextlib.suppress(OSError), TreeFolder.at(trees.path(manifest)) as folder:

@@ -18,8 +18,8 @@ from archid.store.tree_folder import (
     open_folder,
     remove_tree,
 )
-from protocol.layout import FileEntry, Layout
-from protocol.pieces import Folder
+from protocol.entries import FileEntry
+from protocol.layout import Layout
 
 
 def seal_file(fd: int, file: FileEntry) -> None:
@@ -30,25 +30,22 @@ def seal_file(fd: int, file: FileEntry) -> None:
 
 def make_bare_entries(folder: TreeFolder, layout: Layout) -> None:
     """Make what has no chunks: folders, symlinks and empty files. Raises OSError."""
-    for entry in layout.entries:
-        if isinstance(entry, FileEntry):
-            if entry.size_bytes == 0:
-                fd = folder.create_file(entry.path, 0o600)
-                try:
-                    seal_file(fd, entry)
-                finally:
-                    os.close(fd)
-        elif isinstance(entry, Folder):
-            folder.folder(entry.path, create=True)
-        else:
-            folder.make_link(entry.path, entry.target)
+    for path in layout.entries.folders():
+        folder.folder(path, create=True)
+    for link in layout.entries.links():
+        folder.make_link(link.path, link.target)
+    for file in layout.files.empty():
+        fd = folder.create_file(file.path, 0o600)
+        try:
+            seal_file(fd, file)
+        finally:
+            os.close(fd)
 
 
 def seal_folders(folder: TreeFolder, layout: Layout) -> None:
     """Make every folder below read-only, the deepest first. Raises OSError."""
-    for entry in reversed(layout.entries):
-        if isinstance(entry, Folder):
-            os.fchmod(folder.folder(entry.path), FOLDER_MODE)
+    for path in reversed(layout.entries.folders()):
+        os.fchmod(folder.folder(path), FOLDER_MODE)
 
 
 def place_tree(source: Path, target: Path) -> None:

@@ -24,7 +24,8 @@ from archid.store.placing import seal_file
 from archid.store.syscalls import Buffer
 from archid.store.tree_folder import FOLDER_MODE, OPEN_FOLDER_MODE, TreeFolder
 from archid.store.verify import Damage, DamageKind
-from protocol.layout import FileEntry, Layout
+from protocol.entries import FileEntry
+from protocol.layout import Layout
 from protocol.pieces import Folder
 
 _OWNER_WRITES: Final = 0o200
@@ -65,11 +66,10 @@ def mend_entries(layout: Layout, tree: Path, damages: Iterable[Damage]) -> None:
 
     Raises StorageError.
     """
-    entries = {entry.path: entry for entry in layout.entries}
     try:
         with TreeFolder.at(tree) as folder:
             for damage in damages:
-                entry = entries.get(damage.path)
+                entry = layout.entries.find(damage.path)
                 if damage.kind is DamageKind.EXTRA:
                     with _open_for_change(folder, damage.path):
                         folder.remove(damage.path)

@@ -20,7 +20,8 @@ from archid.store import syscalls
 from archid.store.chunk_reading import check_chunks, chunks_in, chunks_of
 from archid.store.placing import seal_file
 from archid.store.tree_folder import OPEN_FOLDER_MODE, TreeFolder, remove_entry
-from protocol.layout import Entry, FileEntry, Layout
+from protocol.entries import EntryTable, FileEntry
+from protocol.layout import Layout
 from protocol.limits import MAX_CHUNK_BYTES
 from protocol.pieces import Folder, Link
 
@@ -53,8 +54,7 @@ class _Part(NamedTuple):
 
 def resume(folder: TreeFolder, layout: Layout, *, threads: int) -> Found:
     """Clean `folder` up and hash what is left. Raises OSError."""
-    expected = {entry.path: entry for entry in layout.entries}
-    present = list(_clean(folder.fd, "", expected))
+    present = list(_clean(folder.fd, "", layout.entries))
     verified = bytearray(layout.chunk_count)
     batches = list(_batches(present))
     if batches:
@@ -72,13 +72,13 @@ def resume(folder: TreeFolder, layout: Layout, *, threads: int) -> Found:
     return found
 
 
-def _clean(fd: int, path: str, expected: dict[str, Entry]) -> Iterator[_Present]:
+def _clean(fd: int, path: str, expected: EntryTable) -> Iterator[_Present]:
     """Remove what does not belong into the folder behind `fd`; give the files that do."""
     os.fchmod(fd, OPEN_FOLDER_MODE)
     with os.scandir(fd) as entries:
         listed = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
     for name, info in listed:
-        entry = expected.get(f"{path}/{name}" if path else name)
+        entry = expected.find(f"{path}/{name}" if path else name)
         if isinstance(entry, FileEntry) and stat.S_ISREG(info.st_mode):
             yield _Present(entry, info)
         elif isinstance(entry, Folder) and stat.S_ISDIR(info.st_mode):

@@ -26,8 +26,9 @@ from archid.store.library import Library
 from archid.store.tree_folder import TreeFolder
 from archid.store.upkeep import Upkeep
 from archid.store.verify import ABOUT_THE_FILE
+from protocol.entries import FileEntry
 from protocol.ids import ManifestId
-from protocol.layout import FileEntry, Layout
+from protocol.layout import Layout
 
 log = get_logger(__name__)
 

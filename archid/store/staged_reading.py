@@ -18,8 +18,9 @@ from archid.errors import NotFound
 from archid.store import syscalls
 from archid.store.errors import ChunkCorrupt, storage_error
 from archid.store.staging import Staging
+from protocol.entries import FileEntry
 from protocol.ids import DIGEST_BYTES, ChunkId, PieceId
-from protocol.layout import FileEntry, Layout, Span, asked
+from protocol.layout import Layout, Span, asked
 
 
 def span_of(layout: Layout, piece: PieceId, n: int) -> Span:

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import os
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, Self
 
 from archid.errors import NotFound, StorageError
 from archid.store import syscalls
-from archid.store.chunk_reading import READ_BYTES, check_chunks, chunks_of
+from archid.store.chunk_reading import check_chunks, chunks_of
+from archid.store.chunk_writes import ChunkWrite, by_file, write_runs
 from archid.store.errors import ChunkMissing, DiskFull, storage_error
+from archid.store.file_objects import FileObjects
 from archid.store.filling import Filling, Verified
 from archid.store.placing import make_bare_entries, place_tree, seal_file, seal_folders
 from archid.store.resuming import resume
@@ -29,19 +28,14 @@ from archid.store.syscalls import Buffer
 from archid.store.tree_folder import TreeFolder, make_folder, open_folder, remove_tree
 from archid.store.whole_files import WholeFile, WholeFiles
 from archid.store.writeback import Writeback
-from protocol.layout import FileEntry, Layout, Span, Stretch
+from protocol.entries import FileEntry
+from protocol.layout import Layout, Span, Stretch
 
 MAX_OPEN_FILES: Final = 64
 WRITEBACK_BYTES: Final = 32 << 20
 SPACE_MARGIN_BYTES: Final = 16 << 20
 """Kept free for folders, databases and whatever else has to be written to finish."""
-
-
-class _Write(NamedTuple):
-    file: int
-    offset: int
-    at: int
-    data: Buffer
+_BINARY_DIGITS: Final = bytes.maketrans(b"\0\1", b"01")
 
 
 class Staging(Filling):
@@ -57,14 +51,13 @@ class Staging(Filling):
         self.folder = folder
         self.lock = threading.RLock()
         self._held = bytearray(layout.chunk_count)
-        self._missing_of = array("I", (file.chunk_count for file in layout.files))
+        self._missing_of = layout.files.chunk_counts()
         self._started = bytearray(len(layout.files))
         self._open_files: OrderedDict[int, int] = OrderedDict()
         self._whole_files = WholeFiles(folder)
-        self._repeats: dict[int, list[int]] = {}
-        for at in range(layout.chunk_count):
-            if (home := layout.home(at)) != at:
-                self._repeats.setdefault(home, []).append(at)
+        self.objects: Final = FileObjects.unknown(layout)
+        """What files are that were linked: nobody need look at these again."""
+        self._repeats = layout.repeats
         self.held_bytes = 0
         self._dirty_bytes = 0
         self._writeback = Writeback()
@@ -123,6 +116,17 @@ class Staging(Filling):
         if self.layout.are_single(chunks):
             return held.find(0, chunks.start, chunks.stop) < 0
         return super().is_span_held(span)
+
+    def skip(self, span: Span) -> bytes:
+        """As `Filling` says; in a version of which little changed it is asked for every span."""
+        if not self.layout.are_single(span.chunks):
+            return super().skip(span)
+        held = self._held[span.first_chunk : span.chunks.stop]
+        if held.find(1) < 0:
+            return b""
+        # The first chunk is the lowest bit.
+        bits = int(held[::-1].translate(_BINARY_DIGITS), 2)
+        return bits.to_bytes((span.chunk_count + 7) // 8, "little")
 
     def is_file_complete(self, file: FileEntry) -> bool:
         return self._missing_of[file.number] == 0
@@ -209,10 +213,8 @@ class Staging(Filling):
         Raises ChunkMissing when something is still missing, StorageError.
         """
         with self.lock:
-            for file in self.layout.files:
-                if self._missing_of[file.number]:
-                    at = next(n for n in chunks_of(file) if not self._held[n])
-                    raise ChunkMissing(self.layout.chunk(at).id)
+            if (at := self._held.find(0)) >= 0:
+                raise ChunkMissing(self.layout.chunk(at).id)
             try:
                 make_bare_entries(self.folder, self.layout)
                 seal_folders(self.folder, self.layout)
@@ -222,13 +224,13 @@ class Staging(Filling):
 
     # -- used by adoption, which brings whole files
 
-    def count_file(self, file: FileEntry) -> None:
+    def count_file(self, file: FileEntry, info: os.stat_result) -> None:
         """Count a file that was verified in place, sealed, and is not to be written any more."""
         with self.lock:
-            self._started[file.number] = 1
             self._drop_open(file.number)
-            for at in chunks_of(file):
-                self._count(at)
+            self._forget(file)
+            self._count_whole(file)
+            self.objects.put(file.number, info)
 
     def count_chunks(self, file: FileEntry, chunks: Iterable[int]) -> None:
         """Count chunks that were verified in a file that was put in place; seal it if complete."""
@@ -260,7 +262,7 @@ class Staging(Filling):
             if not held or len(held) == len(every):
                 continue
             place = self.layout.place(held[0])
-            fd = self.folder.open_file(self.layout.files[place.file].path)
+            fd = self.folder.open_file(self.layout.files.path(place.file))
             try:
                 [checked] = check_chunks(fd, self.layout, range(held[0], held[0] + 1))
             finally:
@@ -288,11 +290,7 @@ class Staging(Filling):
         fault: StorageError | None = None
         for part, (done, error) in self._whole_files.write(batch):
             for file, _ in part[:done]:
-                chunks = chunks_of(file)
-                self._started[file.number] = 1
-                self._held[chunks.start : chunks.stop] = b"\1" * len(chunks)
-                self._missing_of[file.number] = 0
-                self.held_bytes += file.size_bytes
+                self._count_whole(file)
             if error is not None:
                 # It may have been begun; not being counted so, it is made anew the next time.
                 fault = self._fault(error, part[done].file)
@@ -312,38 +310,25 @@ class Staging(Filling):
 
     def _write(self, chunks: Iterable[tuple[int, Buffer]]) -> None:
         place, home, held = self.layout.place, self.layout.home, self._held
-        writes = [
-            _Write(*place(n), n, data)
+        writes = (
+            ChunkWrite(*place(n), n, data)
             for at, data in chunks
             for n in (home(at), *self._repeats.get(home(at), ()))
             if not held[n]
-        ]
-        writes.sort(key=_POSITION)
-        for number, group in groupby(writes, key=_FILE):
+        )
+        for number, group in by_file(writes):
             file = self.layout.files[number]
             try:
-                self._write_file(file, list(group))
+                self._write_file(file, group)
             except OSError as error:
                 raise self._fault(error, file) from error
 
-    def _write_file(self, file: FileEntry, writes: list[_Write]) -> None:
+    def _write_file(self, file: FileEntry, writes: list[ChunkWrite]) -> None:
         fd = self._open_for_writing(file)
-        first = 0
-        while first < len(writes):
-            offset = end = writes[first].offset
-            parts: list[Buffer] = []
-            last = first
-            # No longer than this: what is counted after each run survives a disk that is full.
-            while last < len(writes) and writes[last].offset <= end and end - offset < READ_BYTES:
-                # The same chunk twice in one batch (asked of two peers) is written once.
-                if writes[last].offset == end:
-                    parts.append(writes[last].data)
-                    end += self.layout.length(writes[last].at)
-                last += 1
-            syscalls.pwritev_all(fd, parts, offset)
-            for write in writes[first:last]:
-                self._count(write.at)
-            first = last
+        for run in write_runs(writes, self.layout.length):
+            syscalls.pwritev_all(fd, run.parts, run.offset)
+            for at in run.chunks:
+                self._count(at)
         self._written(fd, file, sum(self.layout.length(write.at) for write in writes))
 
     def _fault(self, error: OSError, file: FileEntry) -> StorageError:
@@ -352,6 +337,14 @@ class Staging(Filling):
             available = syscalls.available_bytes(self.folder.fd)
             return DiskFull(self.path / file.path, self.missing_bytes, available)
         return fault
+
+    def _count_whole(self, file: FileEntry) -> None:
+        """Count a file of which nothing was."""
+        chunks = chunks_of(file)
+        self._started[file.number] = 1
+        self._held[chunks.start : chunks.stop] = b"\1" * len(chunks)
+        self._missing_of[file.number] = 0
+        self.held_bytes += file.size_bytes
 
     def _count(self, at: int) -> None:
         if not self._held[at]:
@@ -376,8 +369,10 @@ class Staging(Filling):
 
     def _forget(self, file: FileEntry) -> None:
         """The file is gone or shared with others: whatever was counted in it is missing again."""
-        for at in chunks_of(file):
-            self._uncount(at)
+        self.objects.forget(file.number)
+        if self._missing_of[file.number] < file.chunk_count:
+            for at in chunks_of(file):
+                self._uncount(at)
 
     def _uncount(self, at: int) -> None:
         if self._held[at]:
@@ -393,7 +388,3 @@ class Staging(Filling):
     def _close_files(self) -> None:
         while self._open_files:
             os.close(self._open_files.popitem()[1])
-
-
-_POSITION: Final = itemgetter(0, 1)
-_FILE: Final = itemgetter(0)

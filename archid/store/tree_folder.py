@@ -24,7 +24,8 @@ OPEN_FOLDER_MODE: Final = 0o755
 """Of a folder that is being filled: what the umask leaves of it."""
 
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+FILE_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""For opening what should be a file: whatever else it is, nothing waits and nothing is followed."""
 _MAX_FOLDERS: Final = 64
 
 
@@ -90,7 +91,7 @@ class TreeFolder:
         """A file for reading; FileNotFoundError also when something else has its name."""
         folder, _, name = path.rpartition("/")
         try:
-            fd = os.open(name, os.O_RDONLY | _FILE_FLAGS, dir_fd=self.folder(folder))
+            fd = os.open(name, os.O_RDONLY | FILE_FLAGS, dir_fd=self.folder(folder))
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
                 raise FileNotFoundError(errno.ENOENT, "not a regular file", path) from None
@@ -104,7 +105,7 @@ class TreeFolder:
         """A new empty file, whatever was there before; open for reading and writing."""
         folder, _, name = path.rpartition("/")
         parent = self.folder(folder, create=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE_FLAGS
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | FILE_FLAGS
         try:
             return os.open(name, flags, mode, dir_fd=parent)
         except FileExistsError:
@@ -120,11 +121,11 @@ class TreeFolder:
         try:
             parent = self.folder(folder)
             try:
-                fd = os.open(name, os.O_RDWR | _FILE_FLAGS, dir_fd=parent)
+                fd = os.open(name, os.O_RDWR | FILE_FLAGS, dir_fd=parent)
             except PermissionError:
                 if not _let_owner_write(parent, name):
                     return None
-                fd = os.open(name, os.O_RDWR | _FILE_FLAGS, dir_fd=parent)
+                fd = os.open(name, os.O_RDWR | FILE_FLAGS, dir_fd=parent)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO):
                 return None
@@ -245,7 +246,7 @@ def _link_target(parent_fd: int, name: str) -> str | None:
 
 def _let_owner_write(parent: int, name: str) -> bool:
     """Give back the right to write that sealing took; False if it is no file, or has more names."""
-    fd = os.open(name, os.O_RDONLY | _FILE_FLAGS, dir_fd=parent)
+    fd = os.open(name, os.O_RDONLY | FILE_FLAGS, dir_fd=parent)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:

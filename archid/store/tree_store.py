@@ -26,9 +26,10 @@ from archid.store.layouts import Layouts
 from archid.store.syscalls import Buffer
 from archid.store.tree_folder import FOLDER_MODE, TreeFolder, remove_tree
 from archid.store.verify import Damage, verify_tree
+from protocol.entries import FileEntry
 from protocol.errors import FormatError
 from protocol.ids import DIGEST_BYTES, ManifestId, PieceId
-from protocol.layout import FileEntry, Layout, Place, Span, asked
+from protocol.layout import Layout, Place, Span, asked
 
 log = get_logger(__name__)
 
@@ -332,7 +333,7 @@ class TreeStore:
         )
 
     def _read(self, tree: _OpenTree, layout: Layout, place: Place, view: memoryview) -> None:
-        path = layout.files[place.file].path
+        path = layout.files.path(place.file)
         try:
             fd = tree.open_file(path)
             try:
@@ -362,11 +363,11 @@ class TreeStore:
             # Removed while it was being read, which is no damage.
             self.damage.clear(layout.manifest)
             raise self._not_here(layout.manifest)
-        path = layout.files[layout.place(at).file].path
+        path = layout.files.path(layout.place(at).file)
         raise ChunkCorrupt(ref.id, f"in {self.path(layout.manifest) / path}")
 
     def _mark(self, layout: Layout, at: int) -> None:
         if self.damage.mark(layout.manifest, [layout.home(at)]):
             place = layout.place(at)
             log.warning("chunk_rotten", manifest=layout.manifest.hex(),
-                        path=layout.files[place.file].path, offset=place.offset)  # fmt: skip
+                        path=layout.files.path(place.file), offset=place.offset)  # fmt: skip

@@ -19,7 +19,8 @@ from archid.store import syscalls
 from archid.store.chunk_reading import check_chunks, chunks_of
 from archid.store.errors import storage_error
 from archid.store.tree_folder import FOLDER_MODE, TreeFolder
-from protocol.layout import Entry, FileEntry, Layout
+from protocol.entries import FileEntry
+from protocol.layout import Layout
 from protocol.pieces import Folder
 
 # Errors that speak about the one file that was being read, not about this process or the disk.
@@ -85,7 +86,6 @@ def verify_tree(
     `stopped` may end it early. Raises StorageError only for what is not the tree's fault (too
     many open files).
     """
-    expected: dict[str, Entry] = {entry.path: entry for entry in layout.entries}
     try:
         folder = TreeFolder.at(tree)
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def verify_tree(
         return [Damage("", DamageKind.NOT_A_FILE, tuple(layout.distinct_chunks()))]
     try:
         with folder:
-            return _compare(folder, layout, expected, progress, stopped, reads)
+            return _compare(folder, layout, progress, stopped, reads)
     except OSError as error:
         raise storage_error(error, tree) from error
 
@@ -104,7 +104,6 @@ def verify_tree(
 def _compare(
     folder: TreeFolder,
     layout: Layout,
-    expected: dict[str, Entry],
     progress: Callable[[int], None] | None,
     stopped: Callable[[], bool],
     reads: Callable[[FileEntry], bool],
@@ -112,6 +111,8 @@ def _compare(
     found: list[Damage] = []
     if stat.S_IMODE(os.fstat(folder.fd).st_mode) != FOLDER_MODE:
         found.append(Damage("", DamageKind.MODE))
+    entries = layout.entries
+    seen = bytearray(len(entries))
     strange = "/"
     for path, info in folder.walk():
         if stopped():
@@ -119,7 +120,10 @@ def _compare(
         if path.startswith(strange):
             # What lies in a folder that does not belong there is named with that folder.
             continue
-        entry = expected.pop(path, None)
+        at = entries.position(path)
+        entry = None if at is None else entries[at]
+        if at is not None:
+            seen[at] = 1
         if entry is None or stat.S_ISDIR(info.st_mode) != isinstance(entry, Folder):
             strange = f"{path}/"
         if entry is None:
@@ -139,7 +143,7 @@ def _compare(
             found.append(Damage(path, DamageKind.NOT_A_FILE))
         elif folder.link_target(path) != entry.target:
             found.append(Damage(path, DamageKind.LINK))
-    for entry in expected.values():
+    for entry in [entries[at] for at, was_seen in enumerate(seen) if not was_seen]:
         chunks = tuple(chunks_of(entry)) if isinstance(entry, FileEntry) else ()
         found.append(Damage(entry.path, DamageKind.MISSING, chunks))
     return sorted(found, key=lambda damage: (damage.path, damage.kind.value))

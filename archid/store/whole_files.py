@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from archid.store import syscalls
 from archid.store.tree_folder import TreeFolder
-from protocol.layout import FileEntry
+from protocol.entries import FileEntry
 
 SHARED_FROM: Final = 16
 """Fewer files are not worth waking another thread for."""

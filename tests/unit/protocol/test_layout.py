@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.canonical import Value, pack
+from protocol.entries import FileEntry
 from protocol.errors import FormatError, ProtocolError
 from protocol.ids import PieceId
-from protocol.layout import FileEntry, Layout, Place
+from protocol.layout import Layout, Place
 from protocol.limits import MAX_CHUNK_BYTES
 from protocol.manifest import ManifestRoot
 from protocol.paths import PathRefused
@@ -227,7 +228,8 @@ def test_content_that_is_encoded_otherwise_needs_a_newer_version() -> None:
 def test_an_empty_tree_is_a_tree() -> None:
     root, pieces = build({})
     layout = Layout.from_pieces(root, pieces)
-    assert (layout.entries, layout.spans, layout.chunk_count) == ((), (), 0)
+    assert (list(layout.entries), list(layout.files), layout.spans) == ([], [], ())
+    assert layout.chunk_count == 0
 
 
 def test_offsets_beyond_four_gibibytes_are_exact() -> None:
@@ -273,4 +275,18 @@ def test_twenty_thousand_files_of_100000_chunks_are_laid_out_compactly() -> None
     finally:
         tracemalloc.stop()
     assert layout.chunk_count == 100_000
-    assert held_bytes < 16 << 20
+    assert held_bytes < 100_000 * 50 + 20_000 * 90
+
+
+def test_files_of_one_chunk_that_occurs_once_cost_no_object_each() -> None:
+    root, pieces = build(regular_tree(20_000))
+    tracemalloc.start()
+    try:
+        layout = Layout.from_pieces(root, pieces)
+        held_bytes, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(layout.files) == 20_000
+    assert held_bytes < 20_000 * 135
+    # While it is built, too, hardly anything grows with the tree but what stays.
+    assert peak_bytes < 20_000 * 250

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol.limits import MAX_PATH_DEPTH
 from protocol.paths import (
     PathRefused,
     TreeShape,
@@ -13,6 +14,7 @@ from protocol.paths import (
     check_link,
     check_path,
     check_script_name,
+    folded,
     printable,
 )
 
@@ -158,6 +160,51 @@ def test_entries_that_cannot_stand_together_are_refused(entries: tuple[str, ...]
 
 def test_order_is_that_of_the_bytes_and_a_folder_comes_before_what_it_holds() -> None:
     _shape("a/", "a-b", "a/x", "z", "\u00e9", "\uffff", "\U00010000")
+
+
+_PARTS = st.sampled_from(["a", "A", "a-", "a0", "b", "é", "e\u0301", "É", "ß", "ss"])
+
+
+@given(st.lists(st.lists(_PARTS, min_size=1, max_size=3).map("/".join), max_size=8), st.data())
+def test_the_verdict_is_that_of_a_shape_that_remembers_every_path(
+    paths: list[str], data: st.DataObject
+) -> None:
+    if data.draw(st.integers(0, 3)):
+        paths = sorted(set(paths))
+    folders = data.draw(st.sets(st.sampled_from([*paths, "a"])))
+    seen: set[str] = set()
+    fine = True
+    for path in paths:
+        parent = path.rpartition("/")[0]
+        fine = fine and (not parent or (parent in folders and parent in paths))
+        fine = fine and folded(path) not in seen
+        seen.add(folded(path))
+    # A folder that comes too late makes the order wrong as well.
+    fine = fine and paths == sorted(set(paths))
+    try:
+        _shape(*(f"{path}/" if path in folders else path for path in paths))
+    except PathRefused:
+        assert not fine
+    else:
+        assert fine
+
+
+@pytest.mark.parametrize(
+    "path", ["/a", "a//b", "a/", "a/../b", "a/./b", "a/x\x7f", "a/" + "x" * 256, "a/\udcff"]
+)
+def test_what_no_path_may_be_is_refused_below_a_folder_too(path: str) -> None:
+    shape = TreeShape()
+    shape.add_folder("a")
+    with pytest.raises(PathRefused):
+        shape.add_file(path)
+
+
+def test_a_folder_is_as_deep_as_its_path_says_whatever_was_checked_before() -> None:
+    shape = TreeShape()
+    for depth in range(1, MAX_PATH_DEPTH + 1):
+        shape.add_folder("/".join("a" * depth))
+    with pytest.raises(PathRefused, match="deeper"):
+        shape.add_file("/".join("a" * (MAX_PATH_DEPTH + 1)))
 
 
 @pytest.mark.parametrize(

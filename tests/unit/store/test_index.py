@@ -9,7 +9,8 @@ import pytest
 
 from archid.store.database import Database, set_aside
 from archid.store.errors import DatabaseDamaged
-from archid.store.index import LOOKUP_BATCH, MIGRATIONS, ChunkIndex
+from archid.store.index import MIGRATIONS, ChunkIndex
+from archid.store.index_rows import LOOKUP_BATCH
 from protocol.ids import ChunkId
 from protocol.layout import Layout
 from protocol.manifest_builder import ManifestBuilder
@@ -89,7 +90,7 @@ async def test_an_interrupted_addition_is_finished_by_the_next(
     index: ChunkIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, path = placed(tmp_path, a_film())
-    monkeypatch.setattr("archid.store.index.WRITE_BATCH", 100)
+    monkeypatch.setattr("archid.store.index_rows.WRITE_BATCH", 100)
     calls = 0
     transact = index._database.transact
 
@@ -113,7 +114,7 @@ async def test_a_tree_that_is_removed_while_it_is_added_is_added_by_the_next_sta
     index: ChunkIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, path = placed(tmp_path, a_film())
-    monkeypatch.setattr("archid.store.index.WRITE_BATCH", 100)
+    monkeypatch.setattr("archid.store.index_rows.WRITE_BATCH", 100)
     calls = 0
     transact = index._database.transact
 
@@ -138,7 +139,7 @@ async def test_following_forgets_a_tree_that_never_stood_and_was_added_in_part(
     index: ChunkIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, path = placed(tmp_path, a_film())
-    monkeypatch.setattr("archid.store.index._complete_tree", lambda *_: None)
+    monkeypatch.setattr("archid.store.index_rows.complete_tree", lambda *_: None)
     await index.add_tree(version.manifest, version.layout, path)
     assert await index.find(ids_of(version))
     index.follow({}, lambda _: None)
@@ -206,3 +207,45 @@ def test_a_million_chunks_cost_little_memory(index: ChunkIndex, tmp_path: Path) 
     index.remove_tree_blocking(root.id)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000
     assert (tmp_path / "node.db").stat().st_size < 60_000_000
+
+
+def _rows(index: ChunkIndex) -> list[tuple[object, ...]]:
+    """What the index says, whatever numbers it has given to trees and objects."""
+    return index._database.transact(
+        lambda connection: connection.execute(
+            "SELECT tree.manifest, tree.complete, path, device, inode, object.size_bytes, mtime_ns,"
+            " executable, key, at FROM name JOIN tree ON tree.id = name.tree"
+            " JOIN object ON object.id = name.object LEFT JOIN chunk ON chunk.object = object.id"
+            " ORDER BY tree.manifest, path, key"
+        ).fetchall()
+    )
+
+
+@pytest.mark.parametrize("batch", [20_000, 3])
+async def test_names_taken_over_from_another_tree_say_what_looking_afresh_does(
+    index: ChunkIndex, tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archid.store.index_rows.WRITE_BATCH", batch)
+    same: Tree = {"d": None} | {f"d/{n}": File(b"%d" % n * 5000) for n in range(30)}
+    one, path = placed(tmp_path, {**same, "moved": File(b"moved"), "d/x": File(b"old")})
+    two = version_of({**same, "elsewhere": File(b"moved"), "d/x": File(b"new")}, version=2)
+    await index.add_tree(one.manifest, one.layout, path)
+    # One file of the older tree was made anew since, and the new one is linked to that.
+    (path / "d").chmod(0o755)
+    again = (path / "d/7").read_bytes()
+    (path / "d/7").rename(tmp_path / "aside")
+    (path / "d/7").write_bytes(again)
+    staged = tmp_path / "staging" / two.manifest.hex()
+    for entry in two.layout.files:
+        (staged / entry.path).parent.mkdir(exist_ok=True, parents=True)
+        older = path / entry.path.replace("elsewhere", "moved")
+        if entry.path == "d/x":
+            (staged / "d/x").write_bytes(b"new")
+        else:
+            (staged / entry.path).hardlink_to(older)
+    await index.add_tree(two.manifest, two.layout, staged)
+    afresh = ChunkIndex(Database(tmp_path / "afresh.db", MIGRATIONS))
+    await afresh.add_tree(two.manifest, two.layout, staged)
+    mine = [row for row in _rows(index) if row[0] == bytes(two.manifest)]
+    assert mine == _rows(afresh)
+    assert {row[2] for row in mine} == {file.path for file in two.layout.files}

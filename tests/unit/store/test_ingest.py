@@ -31,8 +31,9 @@ from archid.store.ingest import Ingest, Ingested, remove_leftovers
 from archid.store.intake import SourceFile
 from archid.store.layout import StatePaths
 from archid.store.settling import SettledSources
+from protocol.entries import FileEntry
 from protocol.ids import ChunkId, FleetId, PieceId
-from protocol.layout import FileEntry, Layout
+from protocol.layout import Layout
 from protocol.manifest import ManifestRoot
 from protocol.paths import PathRefused
 from tests.unit.store.disks import as_root, read_only, small_disk, with_xfs

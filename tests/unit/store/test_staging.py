@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -600,3 +601,20 @@ def test_syncfs_reports_what_the_kernel_says(tmp_path: Path) -> None:
     with pytest.raises(OSError) as raised:  # noqa: PT011 - the number is checked below
         syscalls.syncfs(fd)
     assert raised.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@given(held=st.sets(st.integers(0, 40)))
+@settings(max_examples=40, deadline=None)
+def test_what_a_request_leaves_out_is_what_is_held_chunk_by_chunk(
+    repeated: bool, held: set[int]
+) -> None:
+    tree: Tree = {f"{n:02}": File(random_bytes(n, 3000)) for n in range(37)}
+    version = version_of({**tree, "z": File(random_bytes(3, 3000))} if repeated else tree)
+    with tempfile.TemporaryDirectory() as folder:
+        staging = Staging.open(Path(folder) / "staged", version.layout)
+        held &= set(range(version.layout.chunk_count))
+        staging.write_chunks((at, version.chunk_bytes(at)) for at in sorted(held))
+        for span in version.layout.spans:
+            assert staging.skip(span) == Filling.skip(staging, span)
+        staging.discard()

@@ -13,9 +13,10 @@ from blake3 import blake3
 from archid.store.documents import DocumentStore
 from archid.store.filling import SpanBytes
 from archid.store.staging import Staging
+from protocol.entries import FileEntry
 from protocol.envelope import Envelope
 from protocol.ids import FleetId, ManifestId, PieceId
-from protocol.layout import FileEntry, Layout, Span
+from protocol.layout import Layout, Span
 from protocol.manifest import ManifestRoot
 from protocol.manifest_builder import ManifestBuilder
 

@@ -1,0 +1,57 @@
+"""Which file objects (inodes) the files of a tree are: two flat columns, by the files' numbers.
+
+The chunk index knows bytes by the file object that holds them, whatever names it has. For a tree
+that stands somebody looks at every file; a tree that is being put together is known in part
+already, since what was linked into it was looked at then.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from array import array
+from typing import NamedTuple, Self
+
+from archid.store.tree_folder import TreeFolder
+from protocol.layout import Layout
+
+
+class FileObjects(NamedTuple):
+    """Device and inode of each file of a layout; an inode of 0 where none is known."""
+
+    devices: array[int]
+    inodes: array[int]
+
+    @classmethod
+    def unknown(cls, layout: Layout) -> Self:
+        """Columns for all files, of which nothing is known."""
+        empty = bytes(8 * len(layout.files))
+        return cls(array("Q", empty), array("Q", empty))
+
+    def put(self, number: int, info: os.stat_result) -> None:
+        """This is what the file with a number is."""
+        self.devices[number], self.inodes[number] = info.st_dev, info.st_ino
+
+    def forget(self, number: int) -> None:
+        """The file with a number is not known to be anything any more."""
+        self.inodes[number] = 0
+
+    def is_known(self, number: int) -> bool:
+        return self.inodes[number] != 0
+
+    def look(self, layout: Layout, folder: TreeFolder) -> None:
+        """Look at every file with content that is not known; raises OSError.
+
+        What is missing, cut short or no regular file stays unknown.
+        """
+        files = layout.files
+        for number in range(len(files)):
+            if self.inodes[number] or not files.size_bytes(number):
+                continue
+            above, _, name = files.path(number).rpartition("/")
+            try:
+                info = os.stat(name, dir_fd=folder.folder(above), follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if stat.S_ISREG(info.st_mode) and info.st_size == files.size_bytes(number):
+                self.put(number, info)
