@@ -28,6 +28,7 @@ from protocol.fetch_events import (
     FetchEvent,
     Finished,
     OfferRefused,
+    OneEvent,
     Paused,
     PeerHas,
     PeerJoined,
@@ -38,6 +39,7 @@ from protocol.fetch_events import (
     SpanPicked,
     SpanReceived,
     Tick,
+    Together,
     WakeAt,
 )
 from protocol.fetch_habits import (
@@ -148,10 +150,11 @@ class FetchPlan:
 
     def step(self, event: FetchEvent, *, now: float) -> list[FetchEffect]:
         """Take one event and say what to do. Events about unknown peers or spans, and ones that
-        crossed a cancellation, are harmless."""
+        crossed a cancellation, are harmless. What happened together is one step."""
         effects: list[FetchEffect] = []
         if not self.finished:
-            effects += self._handle(event, now)
+            for one in event.events if isinstance(event, Together) else (event,):
+                effects += self._handle(one, now)
             if self._board.wanted:
                 effects += watch(self._board, now)
                 effects += self._choice.fill(now)
@@ -166,7 +169,7 @@ class FetchPlan:
             self.listener(entry)
         return effects
 
-    def _handle(self, event: FetchEvent, now: float) -> Iterable[FetchEffect]:
+    def _handle(self, event: OneEvent, now: float) -> Iterable[FetchEffect]:
         if isinstance(event, Tick):
             return ()
         if isinstance(event, Paused):

@@ -123,7 +123,7 @@ class Tick:
     """Time has passed; nothing else happened."""
 
 
-FetchEvent: TypeAlias = (
+OneEvent: TypeAlias = (
     PeerJoined
     | PeerHas
     | PeerLost
@@ -135,6 +135,17 @@ FetchEvent: TypeAlias = (
     | Paused
     | Tick
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several things have happened, one after the other, before anything could be done about the
+    first: choices are made once, with all of them known."""
+
+    events: tuple[OneEvent, ...]
+
+
+FetchEvent: TypeAlias = OneEvent | Together
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ KINDS: Final = {
         events.OfferRefused,
         events.Paused,
         events.Tick,
+        events.Together,
         events.AskSpan,
         events.CancelSpan,
         events.AskAny,
@@ -138,6 +139,8 @@ def _value(thing: FetchEvent | FetchEffect) -> list[Any]:
             value = value.name
         elif field.name == "wanted":
             value = [[piece_index, bitmap.hex()] for piece_index, bitmap in value]
+        elif field.name == "events":
+            value = [_value(one) for one in value]
         found.append(value)
     return found
 
@@ -159,6 +162,8 @@ def _field(name: str, value: Any) -> object:
             return COMPLETE if value is True else frozenset(map(_key, value))
         case "wanted":
             return tuple((piece_index, bytes.fromhex(bitmap)) for piece_index, bitmap in value)
+        case "events":
+            return tuple(map(_thing, value))
         case "code":
             return ErrorCode[value]
         case "reason":

@@ -11,7 +11,7 @@ the last word about the old one is in: a connection counts only while it is in `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -38,9 +38,9 @@ from protocol.fetch_events import (
     DropPeer,
     DropReason,
     FetchEffect,
-    FetchEvent,
     Finished,
     OfferRefused,
+    OneEvent,
     Paused,
     PeerHas,
     PeerJoined,
@@ -51,6 +51,7 @@ from protocol.fetch_events import (
     SpanReceived,
     SpanRefused,
     Tick,
+    Together,
     UnwantSpan,
     WakeAt,
     Wanted,
@@ -142,7 +143,7 @@ class SpanRun:
         self._verified = verified
         self._report_liar = report_liar
         self._writer = SpanWriter(filling)
-        self._happened, self._inbox = trio.open_memory_channel[FetchEvent](math.inf)
+        self._happened, self._inbox = trio.open_memory_channel[OneEvent](math.inf)
         self._joined: dict[PeerName, _Joined] = {}
         self._asked: dict[tuple[Peer, SpanKey], trio.CancelScope] = {}
         self._offered: dict[tuple[Peer, int], trio.CancelScope] = {}
@@ -165,7 +166,7 @@ class SpanRun:
 
     async def _feed(self, nursery: trio.Nursery) -> None:
         """Give the machine what happens, and do what it says, until it has finished."""
-        events: list[FetchEvent] = [Tick()]
+        events: list[OneEvent] = [Tick()]
         while not self._step(events, nursery):
             self._tell()
             open_requests = self._asked or self._offered
@@ -182,10 +183,10 @@ class SpanRun:
                 if idle:
                     self._ask_again()
 
-    def _step(self, events: Iterable[FetchEvent], nursery: trio.Nursery) -> bool:
+    def _step(self, events: Sequence[OneEvent], nursery: trio.Nursery) -> bool:
         """Give the machine these events; True when it has finished."""
-        now = trio.current_time()
-        return any(self._apply(self._plan.step(event, now=now), nursery) for event in events)
+        event = events[0] if len(events) == 1 else Together(tuple(events))
+        return self._apply(self._plan.step(event, now=trio.current_time()), nursery)
 
     async def _follow_sources(self) -> None:
         sources = self._sources
@@ -265,7 +266,7 @@ class SpanRun:
         return False
 
     async def _ask(self, peer: Peer, key: SpanKey, scope: trio.CancelScope) -> None:
-        event: FetchEvent | None = None
+        event: OneEvent | None = None
         try:
             with scope:
                 event = await self._fetch(peer, key)
@@ -278,7 +279,7 @@ class SpanRun:
     async def _ask_any(
         self, peer: Peer, offer: int, wanted: Wanted, scope: trio.CancelScope
     ) -> None:
-        event: FetchEvent | None = None
+        event: OneEvent | None = None
         picked: list[SpanKey] = []
 
         def on_part(part: Answer) -> None:
@@ -307,7 +308,7 @@ class SpanRun:
         wanted: Wanted,
         picked: list[SpanKey],
         on_part: Callable[[Answer], None],
-    ) -> FetchEvent | None:
+    ) -> OneEvent | None:
         """Let the peer pick, and have what it sends written."""
         code = ErrorCode.BUSY
 
@@ -349,7 +350,7 @@ class SpanRun:
         with suppress(ArchidError):  # it has gone, as the machine will hear
             peer.push(unwant)
 
-    async def _fetch(self, peer: Peer, key: SpanKey) -> FetchEvent | None:
+    async def _fetch(self, peer: Peer, key: SpanKey) -> OneEvent | None:
         """Ask for one span and have it written; None when the peer's loss says it all."""
         span = self._spans[key]
         skip = self._filling.skip(span)
@@ -370,7 +371,7 @@ class SpanRun:
 
     async def _take(
         self, peer: Peer, key: SpanKey, skip: bytes, answer: SpanAnswer
-    ) -> FetchEvent | None:
+    ) -> OneEvent | None:
         """Have what a peer has sent verified and written."""
         span = self._spans[key]
         taken = answer if isinstance(answer, TakenSpan) else None
@@ -399,7 +400,7 @@ class SpanRun:
         if span is not None:
             self._writer.take(SpanBytes(span, self._filling.layout.others(span), data))
 
-    def _refused(self, peer: Peer, key: SpanKey, code: ErrorCode) -> FetchEvent | None:
+    def _refused(self, peer: Peer, key: SpanKey, code: ErrorCode) -> OneEvent | None:
         """Unless the node has come back over another connection, which was asked anew."""
         joined = self._joined.get(peer.node)
         if joined is None or joined.peer is not peer:

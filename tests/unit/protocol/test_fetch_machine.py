@@ -23,6 +23,7 @@ from protocol.fetch_events import (
     FetchEvent,
     Finished,
     OfferRefused,
+    OneEvent,
     Paused,
     PeerHas,
     PeerJoined,
@@ -33,6 +34,7 @@ from protocol.fetch_events import (
     SpanReceived,
     SpanRefused,
     Tick,
+    Together,
     UnwantSpan,
     WakeAt,
 )
@@ -280,6 +282,28 @@ class PlannerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def span_comes(self, data: st.DataObject) -> None:
         self.receive(*data.draw(st.sampled_from(self.owing())))
+
+    @rule(
+        data=st.data(),
+        news=st.lists(st.tuples(PEERS, st.integers(0, 39)), max_size=4),
+        count=st.integers(0, 3),
+    )
+    def several_things_happen_together(
+        self, data: st.DataObject, news: list[tuple[bytes, int]], count: int
+    ) -> None:
+        events: list[OneEvent] = []
+        for peer, index in news:
+            if peer in self.have and index < len(self.spans):
+                self.have[peer].add(self.spans[index])
+                events.append(PeerHas(peer, self.spans[index]))
+        for _ in range(count):
+            owing = [(peer, span) for peer, span in self.owing() if span not in self.held]
+            if owing:
+                peer, span = data.draw(st.sampled_from(owing))
+                self.owed[peer].remove(span)
+                self.held.add(span)
+                events.append(SpanReceived(peer, span))
+        self.step(Together(tuple(data.draw(st.permutations(events)))))
 
     @precondition(lambda self: self.owing())
     @rule(data=st.data())
