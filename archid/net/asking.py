@@ -7,7 +7,7 @@ peer's business (`archid.net.peer`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar, cast, overload
 
 import trio
@@ -34,11 +34,11 @@ class _Waiting:
     """A request of ours that is not fully answered."""
 
     request: Request
-    answers: list[Answer] = field(default_factory=list)
+    on_end: Callable[[Answer | ArchidError], None]
     on_part: Callable[[Answer], None] | None = None
     taker: Taker | None = None
-    error: ArchidError | None = None
-    done: trio.Event = field(default_factory=trio.Event)
+    parts: int = 0
+    """How much of its answer has come."""
 
 
 class Asking(Pump):
@@ -90,7 +90,7 @@ class Asking(Pump):
 
     async def request_all(
         self,
-        message: Request | Callable[[], Request],
+        message: Request,
         *,
         timeout_s: float | None = None,
         on_part: Callable[[Answer], None] | None = None,
@@ -98,53 +98,97 @@ class Asking(Pump):
     ) -> list[Answer]:
         """The same for requests whose answer has several parts (GetPieces, GetAny).
 
-        `on_part` is called with each part as soon as it is in. What to ask may be given as a
-        function, which is called when it goes out, and not at all if it never does. A span that
-        comes through a lane is given to `taker` there, and its answer is a TakenSpan.
+        `on_part` is called with each part as soon as it is in. A span that comes through a lane is
+        given to `taker` there, and its answer is a TakenSpan.
         """
         limit_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
         number = 0
         deadline = trio.current_time() + limit_s
+        answers: list[Answer] = []
+        errors: list[ArchidError] = []
+        done = trio.Event()
+
+        def take(part: Answer) -> None:
+            answers.append(part)
+            if on_part is not None:
+                on_part(part)
+
+        def end(outcome: Answer | ArchidError) -> None:
+            if isinstance(outcome, ArchidError):
+                errors.append(outcome)
+            done.set()
+
         try:
             with trio.move_on_at(deadline):
-                await self._wait_for_slot()
+                await self.wait_for_slot()
                 # No await from taking the number to sending: numbers go out in their order.
-                asked = message if isinstance(message, Request) else message()
-                number = self.connection.next_request()
-                waiting = self._waiting[number] = _Waiting(
-                    _numbered(asked, number), on_part=on_part, taker=taker
-                )
-                self.push(waiting.request)
-            if number and await self._answered(waiting, deadline, limit_s):
-                if waiting.error is not None:
-                    raise waiting.error
-                return waiting.answers
+                number = self.begin(message, on_end=end, on_part=take, taker=taker)
+            if number and await self._answered(message, done, deadline, limit_s):
+                if errors:
+                    raise errors[0]
+                return answers
         finally:
-            unanswered = self._waiting.pop(number, None)
-            if unanswered and not unanswered.done.is_set() and not self.closed.is_set():
-                self.push(Cancel(number))
+            if not done.is_set():
+                self.give_up(number)
         raise PeerTooSlow(
-            f"{self.remote} did not answer {_name(message)} within {limit_s:g} seconds"
+            f"{self.remote} did not answer {type(message).__name__} within {limit_s:g} seconds"
         )
 
-    async def _answered(self, waiting: _Waiting, deadline: float, limit_s: float) -> bool:
+    def begin(
+        self,
+        message: Request,
+        *,
+        on_end: Callable[[Answer | ArchidError], None],
+        on_part: Callable[[Answer], None] | None = None,
+        taker: Taker | None = None,
+    ) -> int:
+        """Send a request at once, for which there has to be a slot; returns its number.
+
+        `on_end` is called once, in the event loop, with the last part of the answer, PeerRefused or
+        PeerLost, unless the request is given up before. How long to wait is the caller's to say.
+        Raises PeerLost.
+        """
+        number = self.connection.next_request()
+        request = _numbered(message, number)
+        self._waiting[number] = _Waiting(request, on_end, on_part, taker)
+        try:
+            self.push(request)
+        except BaseException:
+            del self._waiting[number]
+            raise
+        return number
+
+    def give_up(self, number: int) -> None:
+        """Tell the peer that the answer to a request is no longer needed, unless it is over."""
+        if self._waiting.pop(number, None) is not None and not self.closed.is_set():
+            self.push(Cancel(number))
+
+    async def _answered(
+        self, asked: Request, done: trio.Event, deadline: float, limit_s: float
+    ) -> bool:
         """Wait for the answer; False when it does not come in time.
 
         Content may take longer for as long as bytes come: on a slow or limited line what has come
         of a span would be thrown away, and asked for again. The fetch plan knows when to give up.
         """
-        patient = isinstance(waiting.request, GetSpan | GetAny)
-        while not waiting.done.is_set():
+        patient = isinstance(asked, GetSpan | GetAny)
+        while not done.is_set():
             received_bytes = self.received_bytes
             with trio.move_on_at(deadline):
-                await waiting.done.wait()
+                await done.wait()
                 break
             deadline += limit_s
             if not patient or self.received_bytes - received_bytes < PROGRESS_BYTES:
                 return False
         return True
 
-    async def _wait_for_slot(self) -> None:
+    @property
+    def has_slot(self) -> bool:
+        """Whether a request could go out now."""
+        return self.connection.open_requests < MAX_OUTSTANDING_REQUESTS and self.outbox.has_room
+
+    async def wait_for_slot(self) -> None:
+        """Return when a request can go out, or the connection has ended."""
         await self.outbox.wait_for_room()
         while (
             self.connection.open_requests >= MAX_OUTSTANDING_REQUESTS and not self.closed.is_set()
@@ -165,28 +209,26 @@ class Asking(Pump):
             self._span_bytes_received += moved
             self.content_in.count(moved, now=trio.current_time())
         if isinstance(message, Refused):
-            waiting.error = PeerRefused(self.remote, message.code, message.text)
-            waiting.done.set()
-        else:
-            waiting.answers.append(message)
-            if waiting.on_part is not None:
-                waiting.on_part(message)
-            if len(waiting.answers) == waiting.request.answer_count:
-                waiting.done.set()
+            del self._waiting[message.request]
+            waiting.on_end(PeerRefused(self.remote, message.code, message.text))
+            return
+        waiting.parts += 1
+        if waiting.on_part is not None:
+            waiting.on_part(message)
+        # Whoever was told of the part may have given the request up.
+        whole = waiting.parts == waiting.request.answer_count
+        if whole and self._waiting.pop(message.request, None) is not None:
+            waiting.on_end(message)
 
     def free_slot(self) -> None:
         self._slot_freed.set()
         self._slot_freed = trio.Event()
 
     def on_end(self) -> None:
-        for waiting in self._waiting.values():
-            waiting.error = self.gone()
-            waiting.done.set()
+        waiting, self._waiting = self._waiting, {}
+        for one in waiting.values():
+            one.on_end(self.gone())
         self._slot_freed.set()
-
-
-def _name(message: Request | Callable[[], Request]) -> str:
-    return type(message).__name__ if isinstance(message, Request) else "a request"
 
 
 def _numbered(message: Request, number: int) -> Request:

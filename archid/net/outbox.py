@@ -39,6 +39,11 @@ class Outbox:
             self.queued_bytes += sum(len(part) for part in parts)
             self._filled.set()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether less than the limit is queued and nobody waits to queue more."""
+        return self.queued_bytes < self._limit_bytes and not self._turn.locked()
+
     async def wait_for_room(self) -> None:
         """Return when less than the limit is queued; those who want to send go in turn."""
         await trio.lowlevel.checkpoint()

@@ -1,8 +1,8 @@
 """Runs the fetch machine over live peers until every span of one version is verified here.
 
-The machine (`protocol.fetch`) decides; this asks peers, has the store verify and write what comes
-in worker threads, and reports what happened. One task feeds the machine, so its decisions are in
-one order and its log can be replayed.
+The machine (`protocol.fetch`) decides; this does what it says and reports what happened; the
+requests that are open are `archid.sync.span_asks`'. One task feeds the machine, so its decisions
+are in one order and its log can be replayed.
 
 The machine knows a peer by its node's id, while a node may come back over a new connection before
 the last word about the old one is in: a connection counts only while it is in `_joined`.
@@ -19,15 +19,12 @@ import trio
 
 from archid.errors import ArchidError
 from archid.log import get_logger
-from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
-from archid.net.lane import TakenSpan, Taker
 from archid.net.peer import Peer
-from archid.store.errors import ChunkCorrupt
-from archid.store.filling import Filling, SpanBytes
+from archid.store.filling import Filling
 from archid.sync.fetch_progress import FetchProgress
 from archid.sync.one_error import one_error
 from archid.sync.sources import HaveMap, Sources
-from archid.sync.span_writer import SpanWriter
+from archid.sync.span_asks import SpanAsks
 from protocol.features import SWARM
 from protocol.fetch import FetchPlan
 from protocol.fetch_events import (
@@ -45,22 +42,17 @@ from protocol.fetch_events import (
     PeerHas,
     PeerJoined,
     PeerName,
-    SpanCorrupt,
     SpanKey,
-    SpanPicked,
-    SpanReceived,
     SpanRefused,
     Tick,
     Together,
     UnwantSpan,
     WakeAt,
-    Wanted,
 )
 from protocol.fetch_events import PeerLost as PlanPeerLost
-from protocol.fetch_offers import without
 from protocol.ids import PieceId
 from protocol.layout import Layout, Span
-from protocol.messages import Answer, ErrorCode, GetAny, GetSpan, Picked, SpanAnswer, Unwant
+from protocol.messages import Unwant
 
 log = get_logger(__name__)
 
@@ -106,10 +98,6 @@ def plan_spans(layout: Layout, filling: Filling, *, seed: bytes, shared_line: bo
     return PlannedSpans(plan, spans)
 
 
-class _NothingToAsk(Exception):
-    """All that was offered was taken back before it went out."""
-
-
 class _Joined(NamedTuple):
     """A connection that the machine knows of, and what it was told that the peer holds."""
 
@@ -136,19 +124,21 @@ class SpanRun:
         self._plan, self._spans = planned
         self._piece_index = {span.piece: span.piece_index for span in self._spans.values()}
         self._filling = filling
-        self._manifest = filling.layout.manifest
         self._sources = sources
         self._progress = progress
         self._tell = tell
         self._verified = verified
         self._report_liar = report_liar
-        self._writer = SpanWriter(filling)
+        self._asks = SpanAsks(
+            filling,
+            self._spans,
+            tell=self._told,
+            moved=self._moved,
+            verified=self._written,
+            lost=sources.remove,
+        )
         self._happened, self._inbox = trio.open_memory_channel[OneEvent](math.inf)
         self._joined: dict[PeerName, _Joined] = {}
-        self._asked: dict[tuple[Peer, SpanKey], trio.CancelScope] = {}
-        self._offered: dict[tuple[Peer, int], trio.CancelScope] = {}
-        self._unsent: dict[tuple[Peer, int], set[SpanKey]] = {}
-        """Offers that have not gone out yet, and what was taken out of them meanwhile."""
         self._wake = math.inf
 
     async def run(self) -> None:
@@ -157,20 +147,20 @@ class SpanRun:
         try:
             with one_error():
                 async with trio.open_nursery() as nursery:
+                    await nursery.start(self._asks.run)
                     nursery.start_soon(self._follow_sources)
-                    await self._feed(nursery)
+                    await self._feed()
                     nursery.cancel_scope.cancel()
         finally:
             self._sources.heard = None
-            await self._writer.close()
+            await self._asks.close()
 
-    async def _feed(self, nursery: trio.Nursery) -> None:
+    async def _feed(self) -> None:
         """Give the machine what happens, and do what it says, until it has finished."""
         events: list[OneEvent] = [Tick()]
-        while not self._step(events, nursery):
+        while not self._step(events):
             self._tell()
-            open_requests = self._asked or self._offered
-            idle = not open_requests and self._wake == math.inf and bool(self._joined)
+            idle = not len(self._asks) and self._wake == math.inf and bool(self._joined)
             ask_again = trio.current_time() + ASK_AGAIN_S if idle else math.inf
             events = [Tick()]
             with trio.move_on_at(min(self._wake, ask_again)) as timer:
@@ -183,10 +173,10 @@ class SpanRun:
                 if idle:
                     self._ask_again()
 
-    def _step(self, events: Sequence[OneEvent], nursery: trio.Nursery) -> bool:
+    def _step(self, events: Sequence[OneEvent]) -> bool:
         """Give the machine these events; True when it has finished."""
         event = events[0] if len(events) == 1 else Together(tuple(events))
-        return self._apply(self._plan.step(event, now=trio.current_time()), nursery)
+        return self._apply(self._plan.step(event, now=trio.current_time()))
 
     async def _follow_sources(self) -> None:
         sources = self._sources
@@ -233,27 +223,23 @@ class SpanRun:
             self._happened.send_nowait(PeerHas(peer.node, key))
         return True
 
-    def _apply(self, effects: Iterable[FetchEffect], nursery: trio.Nursery) -> bool:
+    def _apply(self, effects: Iterable[FetchEffect]) -> bool:
         """Do what the machine says; True when it has finished."""
         for effect in effects:
             match effect:
+                # Of one that has left the machine is about to be told.
                 case AskSpan(name, span):
-                    # One that has left: the machine is about to be told.
                     if joined := self._joined.get(name):
-                        scope = self._asked[joined.peer, span] = trio.CancelScope()
-                        nursery.start_soon(self._ask, joined.peer, span, scope)
+                        self._asks.ask(joined.peer, span)
                 case CancelSpan(name, span):
                     if joined := self._joined.get(name):
-                        self._cancel(joined.peer, span)
+                        self._asks.cancel(joined.peer, span)
                 case AskAny(name, offer, wanted):
                     if joined := self._joined.get(name):
-                        scope = self._offered[joined.peer, offer] = trio.CancelScope()
-                        self._unsent[joined.peer, offer] = set()
-                        nursery.start_soon(self._ask_any, joined.peer, offer, wanted, scope)
+                        self._asks.ask_any(joined.peer, offer, wanted)
                 case CancelOffer(name, offer):
-                    joined = self._joined.get(name)
-                    if joined and (open_offer := self._offered.get((joined.peer, offer))):
-                        open_offer.cancel()
+                    if joined := self._joined.get(name):
+                        self._asks.cancel_offer(joined.peer, offer)
                 case UnwantSpan(name, span):
                     if joined := self._joined.get(name):
                         self._unwant(joined.peer, span)
@@ -265,164 +251,39 @@ class SpanRun:
                     return True
         return False
 
-    async def _ask(self, peer: Peer, key: SpanKey, scope: trio.CancelScope) -> None:
-        event: OneEvent | None = None
-        try:
-            with scope:
-                event = await self._fetch(peer, key)
-        finally:
-            if self._asked.get((peer, key)) is scope:
-                del self._asked[peer, key]
-        if event is not None:
-            self._happened.send_nowait(event)
-
-    async def _ask_any(
-        self, peer: Peer, offer: int, wanted: Wanted, scope: trio.CancelScope
-    ) -> None:
-        event: OneEvent | None = None
-        picked: list[SpanKey] = []
-
-        def on_part(part: Answer) -> None:
-            if isinstance(part, Picked):
-                key = SpanKey(part.piece_index, part.n)
-                picked.append(key)
-                self._asked.setdefault((peer, key), scope)
-                self._happened.send_nowait(SpanPicked(peer.node, offer, key))
-
-        try:
-            with scope:
-                event = await self._fetch_any(peer, offer, wanted, picked, on_part)
-        finally:
-            self._offered.pop((peer, offer), None)
-            self._unsent.pop((peer, offer), None)
-            for key in picked:
-                if self._asked.get((peer, key)) is scope:
-                    del self._asked[peer, key]
-        if event is not None:
-            self._happened.send_nowait(event)
-
-    async def _fetch_any(
-        self,
-        peer: Peer,
-        offer: int,
-        wanted: Wanted,
-        picked: list[SpanKey],
-        on_part: Callable[[Answer], None],
-    ) -> OneEvent | None:
-        """Let the peer pick, and have what it sends written."""
-        code = ErrorCode.BUSY
-
-        def ask() -> GetAny:
-            left = without(wanted, self._unsent.pop((peer, offer), set()))
-            if not left:
-                raise _NothingToAsk
-            return GetAny(0, self._manifest, left)
-
-        try:
-            *_, answer = await peer.request_all(ask, on_part=on_part, taker=self._take_picked)
-        except _NothingToAsk:
-            code = ErrorCode.CANCELLED
-        except PeerRefused as refused:
-            code = refused.reason
-        except PeerTooSlow:
-            pass
-        except PeerLost as lost:
-            self._sources.remove(peer, str(lost))
-            return None
-        else:
-            if not isinstance(answer, SpanAnswer):
-                raise TypeError("GetAny is answered by a span in the end")
-            span = self._spans[picked[0]]
-            if answer.piece != span.piece:
-                return SpanCorrupt(peer.node, picked[0])
-            return await self._take(peer, picked[0], self._filling.layout.others(span), answer)
-        if picked:
-            return self._refused(peer, picked[0], code)
-        joined = self._joined.get(peer.node)
-        there = joined is not None and joined.peer is peer
-        return OfferRefused(peer.node, offer, code) if there else None
-
     def _unwant(self, peer: Peer, key: SpanKey) -> None:
-        for (offered, _), left_out in self._unsent.items():
-            if offered is peer:
-                left_out.add(key)
-        unwant = Unwant(max(peer.connection.last_request, 1), self._manifest, *key)
+        self._asks.leave_out(peer, key)
+        manifest = self._filling.layout.manifest
+        unwant = Unwant(max(peer.connection.last_request, 1), manifest, *key)
         with suppress(ArchidError):  # it has gone, as the machine will hear
             peer.push(unwant)
 
-    async def _fetch(self, peer: Peer, key: SpanKey) -> OneEvent | None:
-        """Ask for one span and have it written; None when the peer's loss says it all."""
-        span = self._spans[key]
-        skip = self._filling.skip(span)
-        try:
-            answer = await peer.request(
-                GetSpan(0, self._manifest, span.piece, span.n, skip),
-                SpanAnswer,
-                taker=self._taker(span, skip),
-            )
-        except PeerRefused as refused:
-            return self._refused(peer, key, refused.reason)
-        except PeerTooSlow:
-            return self._refused(peer, key, ErrorCode.BUSY)
-        except PeerLost as lost:
-            self._sources.remove(peer, str(lost))
-            return None
-        return await self._take(peer, key, skip, answer)
+    # What becomes of it
 
-    async def _take(
-        self, peer: Peer, key: SpanKey, skip: bytes, answer: SpanAnswer
-    ) -> OneEvent | None:
-        """Have what a peer has sent verified and written."""
-        span = self._spans[key]
-        taken = answer if isinstance(answer, TakenSpan) else None
-        moved_bytes = len(answer.data) if taken is None else taken.size_bytes
-        self._progress.received(moved_bytes, now=trio.current_time())
-        try:
-            if taken is None:
-                await self._writer.write(SpanBytes(span, skip, answer.data))
-            elif taken.fault is not None:
-                raise taken.fault
-        except ChunkCorrupt as fault:
-            log.warning("span_corrupt", node=peer.node.short, why=str(fault))
-            return SpanCorrupt(peer.node, key)
+    def _told(self, peer: Peer, event: OneEvent) -> None:
+        """A request has come to something."""
+        if isinstance(event, SpanRefused | OfferRefused):
+            # Not if the node has come back over another connection, which was asked anew.
+            joined = self._joined.get(peer.node)
+            if joined is None or joined.peer is not peer:
+                return
+            if isinstance(event, SpanRefused):
+                joined.told.discard(event.span)  # it may say anew that it holds it
+        self._happened.send_nowait(event)
+
+    def _moved(self, size_bytes: int) -> None:
+        self._progress.received(size_bytes, now=trio.current_time())
+
+    def _written(self, piece: PieceId, n: int) -> None:
         self._progress.held_bytes = self._filling.held_bytes
-        self._verified(span.piece, span.n)
-        return SpanReceived(peer.node, key)
-
-    def _taker(self, span: Span, skip: bytes) -> Taker:
-        """Takes that span where it comes through a lane."""
-        return lambda _piece, _n, data: self._writer.take(SpanBytes(span, skip, data))
-
-    def _take_picked(self, piece: PieceId, n: int, data: memoryview) -> None:
-        """Takes whichever span a peer has picked. One that nobody offered is passed over."""
-        index = self._piece_index.get(piece)
-        span = None if index is None else self._spans.get(SpanKey(index, n))
-        if span is not None:
-            self._writer.take(SpanBytes(span, self._filling.layout.others(span), data))
-
-    def _refused(self, peer: Peer, key: SpanKey, code: ErrorCode) -> OneEvent | None:
-        """Unless the node has come back over another connection, which was asked anew."""
-        joined = self._joined.get(peer.node)
-        if joined is None or joined.peer is not peer:
-            return None
-        joined.told.discard(key)  # it may say anew that it holds it
-        return SpanRefused(peer.node, key, code)
-
-    def _cancel(self, peer: Peer, key: SpanKey) -> None:
-        if scope := self._asked.get((peer, key)):
-            scope.cancel()
+        self._verified(piece, n)
 
     def _drop(self, name: PeerName, reason: DropReason) -> None:
         joined = self._joined.pop(name, None)
         if joined is None:
             return
         peer = joined.peer
-        for asked, key in list(self._asked):
-            if asked is peer:
-                self._cancel(peer, key)
-        for (offered, _), scope in list(self._offered.items()):
-            if offered is peer:
-                scope.cancel()
+        self._asks.cancel_all(peer)
         if reason is DropReason.CORRUPTS:
             self._report_liar(peer, reason.value)
         else:
