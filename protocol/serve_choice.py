@@ -14,7 +14,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol.ids import ManifestId
 
@@ -23,12 +23,14 @@ MAX_VERSIONS: Final = 16
 MAX_UNWANTED: Final = 2048
 """Spans of one peer that are not to be picked for it; older ones are forgotten."""
 _MOST: Final = 65535
+_Span = TypeVar("_Span", bound=Hashable)
 
 
 class ServeChoice:
     """The counts of one node and what its peers no longer want.
 
-    Spans are named by their index in the layout. `randrange` is that of a `random.Random`.
+    What is sent is named by its index in the layout, what is wanted as the owner likes. `randrange`
+    is that of a `random.Random`.
     """
 
     def __init__(
@@ -37,9 +39,9 @@ class ServeChoice:
         self._randrange = randrange
         self._max_versions = max_versions
         self._sent: OrderedDict[ManifestId, array[int]] = OrderedDict()
-        self._unwanted: dict[Hashable, OrderedDict[tuple[ManifestId, int], int]] = {}
+        self._unwanted: dict[Hashable, OrderedDict[tuple[ManifestId, Hashable], int]] = {}
 
-    def unwanted(self, peer: Hashable, manifest: ManifestId, span: int, *, up_to: int) -> None:
+    def unwanted(self, peer: Hashable, manifest: ManifestId, span: Hashable, *, up_to: int) -> None:
         """The peer's requests up to this number are not to get this span."""
         spans = self._unwanted.setdefault(peer, OrderedDict())
         spans.pop((manifest, span), None)
@@ -52,13 +54,14 @@ class ServeChoice:
         self._unwanted.pop(peer, None)
 
     def still_wanted(
-        self, peer: Hashable, manifest: ManifestId, wanted: Sequence[int], *, request: int
-    ) -> list[int]:
+        self, peer: Hashable, manifest: ManifestId, wanted: Sequence[_Span], *, request: int
+    ) -> Sequence[_Span]:
         """`wanted` without what the peer has taken out of the request with this number."""
         spans = self._unwanted.get(peer)
         if not spans:
-            return list(wanted)
-        return [span for span in wanted if spans.get((manifest, span), -1) < request]
+            return wanted
+        out = {span for (of, span), up_to in spans.items() if of == manifest and up_to >= request}
+        return [span for span in wanted if span not in out]
 
     def done_before(self, peer: Hashable, request: int) -> None:
         """The peer's requests before this one are done with; what they were not to get is moot."""
@@ -72,7 +75,7 @@ class ServeChoice:
         if not among:
             return None
         sent = self._counts(manifest, span_count)
-        least = min(sent[span] for span in among)
+        least = min(map(sent.__getitem__, among))
         rarest = [span for span in among if sent[span] == least]
         span = rarest[self._randrange(len(rarest))]
         sent[span] = min(least + 1, _MOST)

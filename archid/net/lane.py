@@ -22,13 +22,14 @@ import trio
 
 from archid.errors import ArchidError
 from archid.net.errors import PeerLost
+from archid.net.lane_reading import LaneReader
 from archid.net.lane_rooms import BURSTS, ROOMS, RUNS
-from archid.net.lane_socket import Closing, abort, prepare, wake_at, woken_when_gone, writable
+from archid.net.lane_socket import Closing, abort, prepare, woken_when_gone, writable
 from archid.net.pacing import Pacer
 from protocol.connection_states import Side
 from protocol.ids import PieceId
 from protocol.lane import (
-    LENGTH,
+    LaneEvent,
     LaneInput,
     LaneOutput,
     LaneSecret,
@@ -53,8 +54,6 @@ and the other end would have nothing to send for a moment, when few requests are
 RUN_S: Final = 0.02
 """After this long a thread begins no other span, so that what is chosen for a run is sent soon. The
 one that it has begun goes on for as long as the kernel takes some of it every LINGER_MS."""
-LOW_WATER_BYTES: Final = 256 * 1024
-"""Nobody is woken for less in the middle of a span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,7 @@ class Lane:
         prepare(connected, dead_after_s=dead_after_s)
         self._output = LaneOutput(secret, side)
         self._input = LaneInput(secret, side)
+        self._reader = LaneReader(connected, self._input)
         self._taker_of = taker_of
         self._on_answer = on_answer
         self._pacer_out = pacer_out
@@ -106,14 +106,6 @@ class Lane:
         self._pause = trio.CancelScope()
         self._poll = select.poll()
         self._poll.register(connected, select.POLLIN)
-        self._prefix = bytearray(LENGTH.size)
-        self._sealed: memoryview | None = None
-        """Where the record that is coming is put; None between records."""
-        self._target = memoryview(self._prefix)
-        """What is still to be filled of the prefix or the record."""
-        self._length = 0
-        self._low_water = 1
-        self.wire_bytes_received = 0
         self.wire_bytes_sent = 0
 
     @property
@@ -124,6 +116,10 @@ class Lane:
     @property
     def ended(self) -> bool:
         return self._ended
+
+    @property
+    def wire_bytes_received(self) -> int:
+        return self._reader.wire_bytes
 
     def end(self, why: str = "") -> None:
         """Nothing goes through any more, what is on its way included; `run` is over soon.
@@ -138,7 +134,7 @@ class Lane:
     def close(self) -> None:
         """Give the socket back, once no thread sends: it gets PeerLost. Nobody may be in `run`."""
         self.end()
-        self._drop_room()
+        self._reader.drop_room()
         trio.lowlevel.notify_closing(self._socket)
         self._closing.close()
 
@@ -150,8 +146,8 @@ class Lane:
         Returns when the kernel has all of it. Raises PeerLost. A send that is cancelled ends the
         lane, since the other end could not make sense of the rest.
         """
-        async with self._turn:
-            await trio.lowlevel.checkpoint()
+        async with self._turn:  # which lets others run
+            await trio.lowlevel.checkpoint_if_cancelled()
             message = choose()
             if message is not None:
                 with self._whole(), ROOMS.one() as room:
@@ -166,7 +162,7 @@ class Lane:
         lane too: something may be sealed by then that was not sent.
         """
         async with self._turn:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
             with self._closing.put_off(), self._whole(), ROOMS.one() as room:
                 left = await trio.to_thread.run_sync(
                     self._run_out, produce, room, limiter=RUNS.limiter
@@ -279,8 +275,9 @@ class Lane:
 
         while not self._ended:
             # A burst may end anywhere: what is still to come can be less than was waited for last.
-            self._wait_for_more()
-            await trio.lowlevel.wait_readable(self._socket)
+            if not self._reader.at_hand:
+                self._reader.wake_for_more()
+                await trio.lowlevel.wait_readable(self._socket)
             before_bytes, paced = self.wire_bytes_received, not self._pacer_in.unlimited
             most_bytes = self._pacer_in.slice_bytes if paced else BURST_BYTES
             await trio.to_thread.run_sync(self._burst, tell, most_bytes, limiter=BURSTS.limiter)
@@ -293,10 +290,11 @@ class Lane:
     async def receive_proof(self) -> None:
         """Return when the other end has shown that it has the keys; raises as `run`."""
         while not self.proven:
-            await trio.lowlevel.wait_readable(self._socket)
+            if not self._reader.at_hand:
+                await trio.lowlevel.wait_readable(self._socket)
             if self._ended or not self._fill(BURST_BYTES):
                 raise PeerLost("the lane ended before anything came through it")
-            self._take_records(lambda _: None)
+            self._reader.take(lambda _: None)
 
     def _tell(self, answers: Sequence[LaneAnswer]) -> None:
         for answer in answers:
@@ -310,68 +308,44 @@ class Lane:
         """
         until_bytes = self.wire_bytes_received + most_bytes
         answers: list[LaneAnswer] = []
+
+        def use(event: LaneEvent) -> None:
+            if isinstance(event, SpanData):
+                answers.append(self._taken(event.head, event.data))
+            elif isinstance(event, Picked | Refused):
+                answers.append(event)
+
         try:
-            while not self._ended and (left_bytes := until_bytes - self.wire_bytes_received) > 0:
+            while not self._ended:
+                left_bytes = until_bytes - self.wire_bytes_received
+                if left_bytes <= 0 and not self._reader.at_hand:
+                    return
                 if not self._fill(left_bytes):
                     if answers:
-                        tell(answers)
-                        answers = []
-                    self._wait_for_more()
+                        tell(answers[:])
+                        answers.clear()
+                    self._reader.wake_for_more()
                     if not self._poll.poll(LINGER_MS):
                         return
                     if not self._fill(left_bytes):
                         return
-                self._take_records(answers.append)
+                self._reader.take(use)
                 if len(answers) >= TOLD_AT_ONCE:
-                    tell(answers)
-                    answers = []
+                    tell(answers[:])
+                    answers.clear()
         finally:
             if answers:
                 tell(answers)
 
     def _fill(self, most_bytes: int) -> bool:
-        """Receive into the target once; False when nothing is there. Raises PeerLost."""
+        """Receive once; False when nothing is there. Raises PeerLost."""
         try:
-            count = self._socket.recv_into(self._target[:most_bytes])
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self._ended = True
-            raise PeerLost(f"the lane broke: {error.strerror or error}") from error
-        if not count:
-            if self._ended:
+            return self._reader.fill(most_bytes)
+        except PeerLost:
+            if self._ended:  # here, which is no news
                 return False
             self._ended = True
-            raise PeerLost("the other end closed the lane")
-        self.wire_bytes_received += count
-        self._target = self._target[count:]
-        return True
-
-    def _wait_for_more(self) -> None:
-        """Be woken for a good part of a span, not for each packet."""
-        low_water = max(1, min(len(self._target), LOW_WATER_BYTES))
-        if low_water != self._low_water:
-            wake_at(self._socket, low_water)
-            self._low_water = low_water
-
-    def _take_records(self, tell: Callable[[LaneAnswer], None]) -> None:
-        """Go on from what was filled, if it is whole. Raises ProtocolError."""
-        if self._target:
-            return
-        if self._sealed is None:
-            length = self._input.begin(self._prefix)
-            self._sealed = ROOMS.take()
-            self._target = self._sealed[:length]
-            self._length = length
-            return
-        with ROOMS.one() as room:
-            event = self._input.take(self._sealed[: self._length], room)
-            if isinstance(event, SpanData):
-                tell(self._taken(event.head, event.data))
-            elif isinstance(event, Picked | Refused):
-                tell(event)
-        self._drop_room()
-        self._target = memoryview(self._prefix)
+            raise
 
     def _taken(self, head: SpanHead, data: memoryview) -> TakenSpan:
         fault: ArchidError | None = None
@@ -382,9 +356,3 @@ class Lane:
             except ArchidError as error:
                 fault = error
         return TakenSpan(head.request, head.piece, head.n, b"", head.size_bytes, fault)
-
-    def _drop_room(self) -> None:
-        if self._sealed is not None:
-            room, self._sealed = self._sealed, None
-            self._target = memoryview(b"")
-            ROOMS.give_back(room)

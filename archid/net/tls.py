@@ -214,8 +214,7 @@ class TLSStream:
         Returns when the kernel has taken everything. Raises PeerLost: then nothing more can be
         sent. A cancelled send closes the stream.
         """
-        async with self._send_lock:
-            await trio.lowlevel.checkpoint()
+        async with self._send_lock:  # which lets others run
             self._check_open()
             if self._send_broken:
                 raise PeerLost(f"Nothing can be sent to {self.remote} any more")

@@ -7,10 +7,7 @@ threads. That the asker may have it is judged before, by the session.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable
-from itertools import groupby
-from operator import itemgetter
 
 from archid.errors import NotFound
 from archid.store.documents import DocumentStore
@@ -124,10 +121,16 @@ class Seeding:
         self, layout: Layout, staging: Staging | None, wanted: Iterable[tuple[int, int]]
     ) -> list[int]:
         indexes = []
-        for piece_index, members in groupby(wanted, key=itemgetter(0)):
-            with contextlib.suppress(FormatError):
-                spans = layout.spans_of_piece(piece_index)
-                indexes += [spans[n] for _, n in members if n < len(spans)]
+        last, first, count = -1, 0, 0
+        for piece_index, n in wanted:
+            if piece_index != last:
+                try:
+                    spans = layout.spans_of_piece(piece_index)
+                except FormatError:
+                    spans = range(0)
+                last, first, count = piece_index, spans.start, len(spans)
+            if n < count:
+                indexes.append(first + n)
         if staging is not None:
             return [n for n in indexes if staging.is_span_held(layout.spans[n])]
         rotten = self._trees.rotten(layout.manifest)

@@ -35,7 +35,6 @@ from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
 from protocol.grants import LeafDocument, read_items
 from protocol.ids import DocumentId, ManifestId, NodeId
-from protocol.limits import MAX_OUTSTANDING_REQUESTS
 from protocol.messages import (
     Answer,
     Entitle,
@@ -113,21 +112,24 @@ class Session:
             spans=spans,
             on_rotten=self._content.found_rotten,
         )
+        self._for_spans: deque[Request] = deque()
+        """Requests for spans that were not served yet; the connection bounds how many are open."""
+        self._for_spans_came = trio.Event()
         self._following: dict[ManifestId, tuple[SpanNews, int]] = {}
         self._owed: set[ManifestId] = set()
         """Versions with spans that are damaged here: the peer is told when they are repaired."""
 
     async def run(self) -> None:
         """Answer until the peer is gone."""
-        # The connection bounds the peer's open requests, so that this never overflows.
-        for_spans, spans = trio.open_memory_channel[Request](MAX_OUTSTANDING_REQUESTS)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell_spans)
-            nursery.start_soon(self._serve_spans, spans)
+            nursery.start_soon(self._serve_spans)
             with suppress(PeerLost):
                 async for request in self._peer.requests:
                     if isinstance(request, GetSpan | GetAny):
-                        for_spans.send_nowait(request)
+                        self._for_spans.append(request)
+                        self._for_spans_came.set()
+                        self._runs.go_on(self._for_spans)
                     else:
                         await self._serve(request)
             nursery.cancel_scope.cancel()
@@ -135,15 +137,13 @@ class Session:
         if self._whereabouts is not None:
             self._whereabouts.peer_lost(self._peer)
 
-    async def _serve_spans(self, requests: trio.MemoryReceiveChannel[Request]) -> None:
+    async def _serve_spans(self) -> None:
         try:
-            async for request in requests:
-                waiting = deque([request])
-                while waiting:
-                    with suppress(trio.WouldBlock, trio.EndOfChannel):
-                        while True:
-                            waiting.append(requests.receive_nowait())
-                    await self._serve_first(waiting)
+            while True:
+                await self._for_spans_came.wait()
+                self._for_spans_came = trio.Event()
+                while self._for_spans:
+                    await self._serve_first(self._for_spans)
         except PeerLost as error:
             # A lane may be lost first, or alone. Who lives on without it would wait for spans that
             # nobody serves; if the connection has an end of its own coming, that says why.

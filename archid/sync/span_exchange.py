@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from random import SystemRandom
+from functools import lru_cache
+from random import Random
 from typing import Final, TypeAlias
 
 from archid.net.peer import Peer
@@ -23,9 +24,23 @@ from protocol.serve_choice import ServeChoice
 Listener: TypeAlias = Callable[[Peer, PieceId, int], None]
 Seeker: TypeAlias = Callable[[Peer], None]
 
-_N_BITS: Final = 16
-"""Bits of the number of a span within its piece."""
 _BITS_OF: Final = tuple(tuple(n for n in range(8) if byte >> n & 1) for byte in range(256))
+
+
+_REMEMBERED_BYTES: Final = 32
+"""Longer bitmaps are not remembered, which bounds what is: 2 MB."""
+
+
+def _named(piece_index: int, bitmap: bytes) -> tuple[tuple[int, int], ...]:
+    """The spans of a bitmap, named (piece index, n)."""
+    return tuple(
+        (piece_index, start | n)
+        for start, byte in zip(range(0, 8 * len(bitmap), 8), bitmap, strict=True)
+        for n in _BITS_OF[byte]
+    )
+
+
+_named_again: Final = lru_cache(maxsize=128)(_named)
 
 
 class SpanNews:
@@ -45,7 +60,8 @@ class SpanExchange:
         self._listeners: dict[ManifestId, tuple[Listener, Seeker]] = {}
         self.slots = UploadSlots()
         self.turns = UploadTurns()
-        self._choice = ServeChoice(randrange=SystemRandom().randrange)
+        # No secret: asking the kernel for each span would cost a wait for the interpreter's lock.
+        self._choice = ServeChoice(randrange=Random().randrange)  # noqa: S311 - see above
 
     # What this node has
 
@@ -72,18 +88,14 @@ class SpanExchange:
 
     # What is sent to whoever leaves the choice to this node
 
-    def still_wanted(self, peer: Peer, request: GetAny) -> list[tuple[int, int]]:
+    def still_wanted(self, peer: Peer, request: GetAny) -> Sequence[tuple[int, int]]:
         """The spans of a request, (piece index, n), that the peer has not taken out since."""
-        wanted: list[int] = []
+        wanted: list[tuple[int, int]] = []
         for piece_index, bitmap in request.wanted:
-            first = piece_index << _N_BITS
-            for n in range(0, 8 * len(bitmap), 8):
-                if byte := bitmap[n >> 3]:
-                    start = first | n
-                    wanted += [start | bit for bit in _BITS_OF[byte]]
-        manifest, number = request.manifest, request.request
-        left = self._choice.still_wanted(peer, manifest, wanted, request=number)
-        return [(one >> _N_BITS, one & (1 << _N_BITS) - 1) for one in left]
+            # An offer differs little from the one before.
+            named = _named_again if len(bitmap) <= _REMEMBERED_BYTES else _named
+            wanted += named(piece_index, bitmap)
+        return self._choice.still_wanted(peer, request.manifest, wanted, request=request.request)
 
     def done_before(self, peer: Peer, request: Request) -> None:
         """This is the oldest request of the peer that waits."""
@@ -91,7 +103,7 @@ class SpanExchange:
 
     def unwanted(self, peer: Peer, unwant: Unwant) -> None:
         """A peer has taken a span out of what it asked."""
-        span = unwant.piece_index << _N_BITS | unwant.n
+        span = unwant.piece_index, unwant.n
         self._choice.unwanted(peer, unwant.manifest, span, up_to=unwant.up_to)
 
     def pick(self, manifest: ManifestId, among: Sequence[int], *, span_count: int) -> int | None:

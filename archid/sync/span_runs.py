@@ -2,15 +2,17 @@
 
 A hop into a thread and the event loop's turns cost as much as reading and sealing a span. So what
 a peer has asked for by now is chosen at once, and one thread reads, seals and sends it, for as long
-as the kernel takes it. A run is short: what it did not begin is chosen anew, as late as ever. Where
+as the kernel takes it; what is asked for meanwhile is chosen when it comes, and the thread goes on
+with it. A run is short: what it did not begin is chosen anew, as late as ever. Where
 several peers ask, a limit is set, or anything is to be refused, requests are served one by one
 (`archid.sync.session`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Final, NamedTuple
 
 from archid.errors import ArchidError, NotFound
@@ -27,7 +29,9 @@ from protocol.ids import ManifestId
 from protocol.messages import GetAny, GetSpan, Picked, Request, SpanAnswer
 
 MOST: Final = 16
-"""Spans that are chosen at once."""
+"""Spans that are chosen and not begun."""
+WAIT_S: Final = 0.005
+"""How long a thread waits for the next request before it is given back."""
 MOST_LOOKED_AT: Final = 8192
 """Spans that are looked at before a choice is the last: the event loop waits meanwhile. An offer is
 of a few hundred."""
@@ -42,6 +46,42 @@ class _Chosen(NamedTuple):
     """Of the span that was picked, in the layout."""
     looked_at: int
     """Spans among which it was chosen."""
+
+
+class _Run:
+    """What one thread sends, in this order; the event loop adds to it while it goes on."""
+
+    def __init__(self) -> None:
+        self.chosen: list[_Chosen] = []
+        self.sent: list[SpanAnswer] = []
+        """What of it was handed to the lane, by the thread."""
+        self.counted = 0
+        self.rotten: tuple[ManifestId, ChunkCorrupt] | None = None
+        """What the thread found damaged, which ended the run."""
+        self._coming: SimpleQueue[_Chosen | None] = SimpleQueue()
+        self._full = False
+
+    @property
+    def room(self) -> int:
+        """How many more may be chosen now."""
+        return 0 if self._full else MOST - len(self.chosen) + len(self.sent)
+
+    def add(self, chosen: _Chosen) -> None:
+        self.chosen.append(chosen)
+        self._coming.put(chosen)
+
+    def fill(self) -> None:
+        """Nothing will be added any more."""
+        if not self._full:
+            self._full = True
+            self._coming.put(None)
+
+    def next(self) -> _Chosen | None:
+        """What to send next, None when the run is over; in the thread, which waits a moment."""
+        try:
+            return self._coming.get(timeout=WAIT_S)
+        except Empty:
+            return None
 
 
 class SpanRuns:
@@ -67,7 +107,7 @@ class SpanRuns:
         self._library = library
         self._spans = spans
         self._on_rotten = on_rotten
-        self._rotten: tuple[ManifestId, ChunkCorrupt] | None = None
+        self._run: _Run | None = None
 
     async def send(self, requests: Sequence[Request]) -> int:
         """Answer the first of these requests; returns how many, 0 where each goes on its own.
@@ -76,7 +116,7 @@ class SpanRuns:
         """
         peer, turns = self._peer, self._spans.turns
         self._spans.done_before(peer, requests[0])
-        if peer.lane is None or not peer.pacer_out.unlimited or turns.crowded(peer.node):
+        if not self._alone():
             return 0
         async with (
             self._spans.slots.one(peer.node),
@@ -84,35 +124,51 @@ class SpanRuns:
         ):
             await turns.begin(turn)
             lane = peer.lane
-            if lane is None or turns.crowded(peer.node):
+            if lane is None or not self._alone():
                 return 0
-            chosen = list(self._choose(islice(requests, MOST)))
-            sent: list[SpanAnswer] = []
+            run = self._run = _Run()
             try:
-                if chosen:
-                    await lane.send_run(lambda room: self._next(chosen, sent, room))
+                self.go_on(requests)
+                if run.chosen:
+                    await lane.send_run(lambda room: self._next(run, room))
             finally:
-                for one in chosen[len(sent) :]:
+                self._run = None
+                for one in run.chosen[len(run.sent) :]:
                     if one.picked is not None:
                         self._spans.not_sent(one.span.manifest, one.number)
-                for answer in sent:
-                    peer.count_sent(answer)
-                if self._rotten is not None:
-                    self._on_rotten(*self._rotten)
-                    self._rotten = None
-        return len(sent)
+                self._count(run)
+                if run.rotten is not None:
+                    self._on_rotten(*run.rotten)
+        return len(run.sent)
 
-    def _choose(self, requests: Iterable[Request]) -> Iterable[_Chosen]:
-        """What to send for each, up to the first that is to be served on its own."""
-        looked_at = 0
-        for request in requests:
-            if looked_at > MOST_LOOKED_AT:
-                return
-            one = self._chosen(request)
+    def go_on(self, requests: Sequence[Request]) -> None:
+        """More has come, at the end of the requests that `send` was given: let a run that is under
+        way go on with it. Raises PeerLost."""
+        run = self._run
+        if run is None:
+            return
+        self._count(run)
+        if not self._alone():
+            run.fill()
+        looked_at, first = 0, len(run.chosen)
+        for request in islice(requests, first, first + max(run.room, 0)):
+            one = self._chosen(request) if looked_at <= MOST_LOOKED_AT else None
             if one is None:
+                run.fill()  # it is to be served on its own, or later
                 return
             looked_at += one.looked_at
-            yield one
+            run.add(one)
+
+    def _alone(self) -> bool:
+        """Whether what this peer is sent may be chosen some spans ahead."""
+        peer = self._peer
+        unlimited = peer.lane is not None and peer.pacer_out.unlimited
+        return unlimited and not self._spans.turns.crowded(peer.node)
+
+    def _count(self, run: _Run) -> None:
+        for answer in run.sent[run.counted :]:
+            run.counted += 1
+            self._peer.count_sent(answer)
 
     def _chosen(self, request: Request) -> _Chosen | None:
         if not self._peer.still_wants(request) or not self._peer.begins_by_lane(request):
@@ -146,14 +202,13 @@ class SpanRuns:
             len(among),
         )
 
-    def _next(
-        self, chosen: Sequence[_Chosen], sent: list[SpanAnswer], room: memoryview
-    ) -> Sequence[LaneMessage]:
+    def _next(self, run: _Run, room: memoryview) -> Sequence[LaneMessage]:
         """Read the next span into `room`; empty when the run is over. In a worker thread."""
         peer = self._peer
-        if len(sent) == len(chosen) or peer.closed.is_set():
+        one = run.next()
+        if one is None or peer.closed.is_set():
             return ()
-        asked, picked = chosen[len(sent)][:2]
+        asked, picked = one[:2]
         if not (self._access.still_may_read(asked.manifest) and peer.still_wants(asked)):
             return ()
         try:
@@ -166,11 +221,11 @@ class SpanRuns:
         except PeerLost:
             raise
         except ChunkCorrupt as error:
-            self._rotten = asked.manifest, error
+            run.rotten = asked.manifest, error
             return ()
         except (ArchidError, ProtocolError, OSError):
             return ()  # what it is, finds who serves it on its own
-        sent.append(answer)
+        run.sent.append(answer)
         return messages
 
     def _read(self, asked: GetSpan, room: memoryview) -> Buffer:

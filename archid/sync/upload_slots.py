@@ -70,7 +70,6 @@ class UploadSlots:
     @asynccontextmanager
     async def one(self, peer: Hashable) -> AsyncIterator[None]:
         """Hold a slot for a peer. Raises Refusal (busy) when none was free for too long."""
-        await trio.lowlevel.checkpoint()
         waiter = _Waiter(peer)
         self._waiting.append(waiter)
         self._hand_out()
