@@ -17,11 +17,15 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Final, TypeVar
 
 from protocol.ids import ManifestId
+from protocol.limits import MAX_OUTSTANDING_REQUESTS
 
 MAX_VERSIONS: Final = 16
 """Versions whose counts are kept: two bytes a span."""
 MAX_UNWANTED: Final = 2048
 """Spans of one peer that are not to be picked for it; older ones are forgotten."""
+GIVEN: Final = 2 * MAX_OUTSTANDING_REQUESTS
+"""Spans that were picked for a peer lately: it had no more requests under way that still name one
+when it was told of it."""
 _MOST: Final = 65535
 _Span = TypeVar("_Span", bound=Hashable)
 
@@ -39,6 +43,7 @@ class ServeChoice:
         self._randrange = randrange
         self._max_versions = max_versions
         self._sent: OrderedDict[ManifestId, array[int]] = OrderedDict()
+        self._given: dict[Hashable, OrderedDict[tuple[ManifestId, int], None]] = {}
         self._unwanted: dict[Hashable, OrderedDict[tuple[ManifestId, Hashable], int]] = {}
 
     def unwanted(self, peer: Hashable, manifest: ManifestId, span: Hashable, *, up_to: int) -> None:
@@ -52,6 +57,7 @@ class ServeChoice:
     def peer_lost(self, peer: Hashable) -> None:
         """Forget a connection."""
         self._unwanted.pop(peer, None)
+        self._given.pop(peer, None)
 
     def still_wanted(
         self, peer: Hashable, manifest: ManifestId, wanted: Sequence[_Span], *, request: int
@@ -70,19 +76,44 @@ class ServeChoice:
             for key in [key for key, up_to in spans.items() if up_to < request]:
                 del spans[key]
 
-    def pick(self, manifest: ManifestId, among: Sequence[int], *, span_count: int) -> int | None:
-        """One of the spans that was sent least, counted as sent; None when there is none."""
+    def pick(
+        self,
+        manifest: ManifestId,
+        among: Sequence[int],
+        *,
+        span_count: int,
+        peer: Hashable | None = None,
+    ) -> int | None:
+        """One of the spans that was sent least, counted as sent; None when there is none.
+
+        None that was picked for this peer lately, as long as there is another: the request may have
+        been under way when the peer was told of it.
+        """
         if not among:
             return None
+        if given := self._given.get(peer):
+            gave = {span for of, span in given if of == manifest}
+            among = [span for span in among if span not in gave] or among
         sent = self._counts(manifest, span_count)
         least = min(map(sent.__getitem__, among))
         rarest = [span for span in among if sent[span] == least]
         span = rarest[self._randrange(len(rarest))]
         sent[span] = min(least + 1, _MOST)
+        if peer is not None:
+            self._give(peer, (manifest, span))
         return span
 
-    def not_sent(self, manifest: ManifestId, span: int) -> None:
+    def _give(self, peer: Hashable, named: tuple[ManifestId, int]) -> None:
+        given = self._given.setdefault(peer, OrderedDict())
+        given[named] = None
+        given.move_to_end(named)
+        if len(given) > GIVEN:
+            given.popitem(last=False)
+
+    def not_sent(self, manifest: ManifestId, span: int, *, peer: Hashable | None = None) -> None:
         """What was picked could not be sent after all."""
+        if given := self._given.get(peer):
+            given.pop((manifest, span), None)
         counts = self._sent.get(manifest)
         if counts is not None and counts[span]:
             counts[span] -= 1

@@ -57,7 +57,7 @@ class SpanAnswers:
         except (NotFound, DocumentMissing) as error:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here") from error
         layout, among = found
-        picked = self._spans.pick(manifest, among, span_count=len(layout.spans))
+        picked = self._spans.pick(self._peer, manifest, among, span_count=len(layout.spans))
         if picked is None:
             raise Refusal(ErrorCode.UNKNOWN_SPAN, "none of these spans is held here")
         span = layout.spans[picked]
@@ -73,7 +73,7 @@ class SpanAnswers:
             yield answer
         finally:
             if not sent:
-                self._spans.not_sent(manifest, picked)
+                self._spans.not_sent(self._peer, manifest, picked)
 
     def found_rotten(self, manifest: ManifestId, error: ChunkCorrupt) -> None:
         """A chunk that was to be sent does not hold: say so."""

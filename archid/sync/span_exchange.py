@@ -106,13 +106,15 @@ class SpanExchange:
         span = unwant.piece_index, unwant.n
         self._choice.unwanted(peer, unwant.manifest, span, up_to=unwant.up_to)
 
-    def pick(self, manifest: ManifestId, among: Sequence[int], *, span_count: int) -> int | None:
-        """The index of the span to send, None when there is none."""
-        return self._choice.pick(manifest, among, span_count=span_count)
+    def pick(
+        self, peer: Peer, manifest: ManifestId, among: Sequence[int], *, span_count: int
+    ) -> int | None:
+        """The index of the span to send to a peer, None when there is none."""
+        return self._choice.pick(manifest, among, span_count=span_count, peer=peer)
 
-    def not_sent(self, manifest: ManifestId, span: int) -> None:
+    def not_sent(self, peer: Peer, manifest: ManifestId, span: int) -> None:
         """What was picked could not be sent after all."""
-        self._choice.not_sent(manifest, span)
+        self._choice.not_sent(manifest, span, peer=peer)
 
     def peer_lost(self, peer: Peer) -> None:
         """Forget what a connection has said."""

@@ -43,6 +43,7 @@ from protocol.fetch_events import (
     PeerJoined,
     PeerName,
     SpanKey,
+    SpanPicked,
     SpanRefused,
     Tick,
     Together,
@@ -139,6 +140,8 @@ class SpanRun:
         )
         self._happened, self._inbox = trio.open_memory_channel[OneEvent](math.inf)
         self._joined: dict[PeerName, _Joined] = {}
+        self._picked: set[tuple[PeerName, SpanKey]] = set()
+        """What peers have picked, of which the machine was told last."""
         self._wake = math.inf
 
     async def run(self) -> None:
@@ -175,6 +178,7 @@ class SpanRun:
 
     def _step(self, events: Sequence[OneEvent]) -> bool:
         """Give the machine these events; True when it has finished."""
+        self._picked = {(e.peer, e.span) for e in events if isinstance(e, SpanPicked)}
         event = events[0] if len(events) == 1 else Together(tuple(events))
         return self._apply(self._plan.step(event, now=trio.current_time()))
 
@@ -252,7 +256,10 @@ class SpanRun:
         return False
 
     def _unwant(self, peer: Peer, key: SpanKey) -> None:
+        """Take a span out of what a peer may pick; who has just picked it knows."""
         self._asks.leave_out(peer, key)
+        if (peer.node, key) in self._picked:
+            return
         manifest = self._filling.layout.manifest
         unwant = Unwant(max(peer.connection.last_request, 1), manifest, *key)
         with suppress(ArchidError):  # it has gone, as the machine will hear

@@ -135,7 +135,7 @@ class SpanRuns:
                 self._run = None
                 for one in run.chosen[len(run.sent) :]:
                     if one.picked is not None:
-                        self._spans.not_sent(one.span.manifest, one.number)
+                        self._spans.not_sent(peer, one.span.manifest, one.number)
                 self._count(run)
                 if run.rotten is not None:
                     self._on_rotten(*run.rotten)
@@ -191,7 +191,7 @@ class SpanRuns:
         if found is None:
             return None
         layout, among = found
-        number = self._spans.pick(manifest, among, span_count=len(layout.spans))
+        number = self._spans.pick(self._peer, manifest, among, span_count=len(layout.spans))
         if number is None:
             return None
         span = layout.spans[number]

@@ -251,7 +251,10 @@ async def test_the_end_of_a_span_is_read_by_a_limited_lane_though_nothing_follow
         with server.lane._socket.dup() as bare, trio.fail_after(20):
             bare.setblocking(True)
             await trio.to_thread.run_sync(bare.sendall, span[:half])
-            while client.lane.wire_bytes_received - before < half or client.lane._low_water < 5:
+            while (
+                client.lane.wire_bytes_received - before < half
+                or client.lane._reader._low_water < 5
+            ):
                 await trio.lowlevel.checkpoint()
             await trio.to_thread.run_sync(bare.sendall, span[half:])
         await client.wait_for(1)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.ids import ManifestId
-from protocol.serve_choice import MAX_UNWANTED, ServeChoice
+from protocol.serve_choice import GIVEN, MAX_UNWANTED, ServeChoice
 
 FILM, LOOP = ManifestId(b"f" * 32), ManifestId(b"l" * 32)
 
@@ -74,3 +74,33 @@ def test_memory_is_bounded_whatever_peers_say() -> None:
     for n in range(10):
         serving.pick(ManifestId(bytes([n]) * 32), [0], span_count=1)
     assert len(serving._sent) == 2
+
+
+def test_a_peer_is_not_given_twice_what_its_requests_still_name() -> None:
+    serving = choice()
+    for span in (1, 2, 3):  # others were sent these before
+        serving.pick(FILM, [span], span_count=4)
+    assert serving.pick(FILM, [0, 1, 2, 3], span_count=4, peer="peer") == 0
+    picked = [serving.pick(FILM, [0, 1, 2, 3], span_count=4, peer="peer") for _ in range(3)]
+    assert sorted(one or 0 for one in picked) == [1, 2, 3]
+    # Nothing else is left: it must have lost it.
+    assert serving.pick(FILM, [0], span_count=4, peer="peer") == 0
+    assert serving.pick(FILM, [0, 1], span_count=4, peer="other") in (0, 1)
+
+
+def test_what_could_not_be_sent_to_a_peer_may_be_picked_for_it_again() -> None:
+    serving = choice()
+    serving.pick(FILM, [1], span_count=2)
+    assert serving.pick(FILM, [0, 1], span_count=2, peer="peer") == 0
+    serving.not_sent(FILM, 0, peer="peer")
+    assert serving.pick(FILM, [0, 1], span_count=2, peer="peer") == 0
+
+
+def test_few_of_the_picks_for_a_peer_are_remembered_and_none_of_one_that_is_gone() -> None:
+    serving = choice()
+    for _ in range(2):
+        for span in range(3 * GIVEN):
+            serving.pick(FILM, [span], span_count=3 * GIVEN, peer="peer")
+    assert len(serving._given["peer"]) == GIVEN
+    serving.peer_lost("peer")
+    assert not serving._given
