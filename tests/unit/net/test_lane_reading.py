@@ -28,12 +28,12 @@ class CountingSocket(socket.socket):
 
     calls = 0
 
-    def recv_into(self, *arguments: object) -> int:  # type: ignore[override]
+    def recv_into(self, *arguments: object) -> int:
         count = super().recv_into(*arguments)  # type: ignore[arg-type]
         self.calls += 1
         return count
 
-    def recvmsg_into(self, *arguments: object):  # type: ignore[no-untyped-def,override]
+    def recvmsg_into(self, *arguments: object):  # type: ignore[no-untyped-def]
         found = super().recvmsg_into(*arguments)  # type: ignore[arg-type]
         self.calls += 1
         return found
