@@ -9,6 +9,7 @@ measured too when it is asked for.
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
             base / case.key, shape=case.shape, size_bytes=size, rounds=args.rounds or 3,
             peers=[one for one in args.peers if one in PEERS],
         )  # fmt: skip
+        # Few files, but of gigabytes: those of all cases at once would fill most disks.
+        shutil.rmtree(base / case.key)
         one = summary(found, tcp_s, case=case, size_bytes=size)
         figures[case.key] = one
         tables.append(f"{checked}\n\n{report(one, case.goal)}")
