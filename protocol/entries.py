@@ -32,7 +32,12 @@ class FileEntry(NamedTuple):
     @property
     def mode(self) -> int:
         """The mode on disk: read-only for everybody, executable or not."""
-        return 0o555 if self.executable else 0o444
+        return mode_of(self.executable)
+
+
+def mode_of(executable: bool | int) -> int:
+    """The mode of a file on disk."""
+    return 0o555 if executable else 0o444
 
 
 FolderEntry = Folder

@@ -207,15 +207,9 @@ class Layout:
         for at in range(file.first_chunk, file.first_chunk + file.chunk_count):
             yield self._offsets[at], self.chunk(at)
 
-    def cuts_of(self, file: FileEntry) -> Iterator[tuple[int, int]]:
-        """(offset, length) in bytes of a file's chunks, in order; together they are the file."""
-        chunks = self.files.chunks(file.number)
-        return zip(self.offsets(chunks), self.lengths(chunks), strict=True)
-
-    def ids_of(self, file: FileEntry) -> bytes:
-        """The ids of a file's chunks, one after the other."""
-        end = file.first_chunk + file.chunk_count
-        return self._ids[file.first_chunk * DIGEST_BYTES : end * DIGEST_BYTES]
+    def ids(self, chunks: range) -> bytes:
+        """The ids of neighbouring chunks, one after the other."""
+        return self._ids[chunks.start * DIGEST_BYTES : chunks.stop * DIGEST_BYTES]
 
     def table_of(self, file: FileEntry) -> bytes:
         """The rows of a file's chunks, as `protocol.pieces.chunk_table` makes them."""

@@ -83,10 +83,10 @@ def adopt_local(
     try:
         if before is not None:
             adoption.take_same_names(before, stopped)
-        for files in _batches(_whole_files(staging), LOOKUP_BATCH):
+        for numbers in _batches(_whole_files(staging), LOOKUP_BATCH):
             if stopped():
                 break
-            adoption.take_files(files)
+            adoption.take_files(numbers)
         if not stopped():
             before_copies()
         for chunks in _batches(adoption.chunks_to_look_for(), LOOKUP_BATCH):
@@ -240,14 +240,17 @@ class _Adoption(_Copying):
         """The chunks that are missing and were not looked for in vain already."""
         return (at for at in self._staging.missing_chunks() if not self._nowhere[at])
 
-    def take_files(self, files: Sequence[FileEntry]) -> None:
-        """Take over every file whose content stands somewhere as a whole."""
-        firsts = [self._layout.chunk(file.first_chunk).id for file in files]
+    def take_files(self, numbers: Sequence[int]) -> None:
+        """Take over every one of these files whose content stands somewhere as a whole."""
+        files = self._layout.files
+        starts = [files.chunks(number).start for number in numbers]
+        firsts = [self._layout.chunk(start).id for start in starts]
         locations = self._find(list(dict.fromkeys(firsts)))
-        for file, first in zip(files, firsts, strict=True):
+        for number, start, first in zip(numbers, starts, firsts, strict=True):
             if first not in locations:
-                self._nowhere[self._layout.home(file.first_chunk)] = 1
+                self._nowhere[self._layout.home(start)] = 1
                 continue
+            file = files[number]
             candidates = [
                 place
                 for place in locations[first]
@@ -276,7 +279,7 @@ class _Adoption(_Copying):
             with self._staging.lock:
                 # A peer may have brought a part of it meanwhile.
                 return (
-                    self._staging.is_file_started(file)
+                    self._staging.is_file_started(file.number)
                     or (linkable and self._link(file, place, info))
                     or self._clone(fd, file)
                 )
@@ -319,7 +322,7 @@ class _Adoption(_Copying):
             # The name went to another file since it was hashed.
             os.unlink(own, dir_fd=target)
             return False
-        self._staging.count_file(file, info)
+        self._staging.count_file(file.number, info)
         self.report.linked_files += 1
         self.report.linked_bytes += file.size_bytes
         return True
@@ -349,12 +352,13 @@ def _same_metadata(place: Location, file: FileEntry) -> bool:
     return (place.mtime_ns, place.executable) == (file.mtime_ns, file.executable)
 
 
-def _whole_files(staging: Staging) -> Iterator[FileEntry]:
-    """The files of which nothing is here yet."""
+def _whole_files(staging: Staging) -> Iterator[int]:
+    """The numbers of the files of which nothing is here yet."""
+    files = staging.layout.files
     return (
-        file
-        for file in staging.layout.files
-        if file.size_bytes and not staging.is_file_started(file)
+        number
+        for number in range(len(files))
+        if files.size_bytes(number) and not staging.is_file_started(number)
     )
 
 

@@ -19,7 +19,7 @@ from protocol.layout import Layout
 
 KEY_BYTES: Final = 16
 LOOKUP_BATCH: Final = 400
-WRITE_BATCH: Final = 20_000
+WRITE_BATCH: Final = 2_000
 _SAMPLES: Final = 16
 """So many files are asked which trees they are in, to find the one that shares most of them."""
 

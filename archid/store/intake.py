@@ -290,7 +290,7 @@ class Intake:
             or source.executable != old.executable
         ):
             return False
-        ids = self._previous.layout.ids_of(old)
+        ids = self._previous.layout.ids(chunks_of(old))
         at = 0
         # Not counted as progress: a file that turns out changed is read again from its start.
         reader = SourceReader(source.path, source.descriptor, before.st_size, _tick_nothing)

@@ -11,18 +11,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from archid.store import syscalls
 from archid.store.chunk_reading import READ_BYTES
 from archid.store.errors import storage_error
 from archid.store.staging import Staging
 from archid.store.tree_folder import FILE_FLAGS, TreeFolder
-from protocol.entries import FileEntry
+from protocol.entries import mode_of
 
 _BATCH_FILES: Final = 100
 # Nothing of that name, something else, too many links, another file system, a disk that fails.
@@ -57,36 +56,22 @@ def relink(
 
     Only files of up to READ_BYTES. `stopped` is asked between batches. Raises StorageError.
     """
-    files = size_bytes = 0
     try:
         source = TreeFolder.at(tree)
     except OSError:
         return Relinked(0, 0)
+    linked = Relinked(0, 0)
+    count = len(staging.layout.files)
     with source:
         work = _Relinking(staging, source)
-        for batch in _batches(staging):
+        for first in range(0, count, _BATCH_FILES):
             if stopped():
                 break
             # For all of a batch: descriptors of folders are good until others use the staging.
             with staging.lock:
-                for file in batch:
-                    if work.take(file):
-                        files += 1
-                        size_bytes += file.size_bytes
-    return Relinked(files, size_bytes)
-
-
-def _batches(staging: Staging) -> Iterator[list[FileEntry]]:
-    batch: list[FileEntry] = []
-    files = staging.layout.files
-    for number in range(len(files)):
-        if 0 < files.size_bytes(number) <= READ_BYTES:
-            batch.append(files[number])
-        if len(batch) == _BATCH_FILES:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+                more = work.take(range(first, min(count, first + _BATCH_FILES)))
+            linked = Relinked(*map(sum, zip(linked, more, strict=True)))
+    return linked
 
 
 class _Relinking:
@@ -96,50 +81,67 @@ class _Relinking:
         self._source = source
         self._room = memoryview(bytearray(READ_BYTES))
 
-    def take(self, file: FileEntry) -> bool:
-        """Link one file, if it is there, whole, and nothing is here of it yet."""
-        if self._staging.is_file_started(file):
-            return False
-        above, _, name = file.path.rpartition("/")
-        try:
-            folder = self._source.folder(above)
-            fd = os.open(name, os.O_RDONLY | FILE_FLAGS, dir_fd=folder)
+    def take(self, numbers: range) -> Relinked:
+        """Link those of these files that are there, whole, and of which nothing is here yet."""
+        files = self._layout.files
+        count = total_bytes = 0
+        folder = target = -1
+        open_above: str | None = None
+        for number in numbers:
+            size_bytes, executable, mtime_ns = files.facts(number)
+            if not 0 < size_bytes <= READ_BYTES or self._staging.is_file_started(number):
+                continue
+            above, _, name = files.path(number).rpartition("/")
             try:
-                info = os.fstat(fd)
-                if not (_is_alike(info, file) and self._holds(fd, file)):
-                    return False
-            finally:
-                os.close(fd)
-            target = self._staging.folder.folder(above, create=True)
-            os.link(name, name, src_dir_fd=folder, dst_dir_fd=target, follow_symlinks=False)
-            linked = os.stat(name, dir_fd=target, follow_symlinks=False)
-            if (linked.st_dev, linked.st_ino) != (info.st_dev, info.st_ino):
-                # The name went to another file since it was hashed.
-                os.unlink(name, dir_fd=target)
-                return False
-        except OSError as error:
-            if error.errno in _LEFT_TO_OTHERS:
-                return False
-            raise storage_error(error, self._staging.path / file.path) from error
-        self._staging.count_file(file, info)
-        return True
+                if above != open_above:
+                    open_above = None
+                    folder, target = self._source.folder(above), -1
+                    open_above = above
+                fd = os.open(name, os.O_RDONLY | FILE_FLAGS, dir_fd=folder)
+                try:
+                    info = os.fstat(fd)
+                    if (
+                        info.st_size != size_bytes
+                        or info.st_mtime_ns != mtime_ns
+                        or info.st_mode != stat.S_IFREG | mode_of(executable)
+                        or not self._holds(fd, number, size_bytes)
+                    ):
+                        continue
+                finally:
+                    os.close(fd)
+                if target < 0:
+                    target = self._staging.folder.folder(above, create=True)
+                if not _link(name, folder, target, info):
+                    continue
+            except OSError as error:
+                if error.errno in _LEFT_TO_OTHERS:
+                    continue
+                path = self._staging.path / files.path(number)
+                raise storage_error(error, path) from error
+            self._staging.count_file(number, info)
+            count += 1
+            total_bytes += size_bytes
+        return Relinked(count, total_bytes)
 
-    def _holds(self, fd: int, file: FileEntry) -> bool:
+    def _holds(self, fd: int, number: int, size_bytes: int) -> bool:
         """Whether the file is what the manifest says, to the byte."""
-        data = self._room[: file.size_bytes]
-        if syscalls.pread_into(fd, data, 0) != file.size_bytes:
+        data = self._room[:size_bytes]
+        if os.preadv(fd, [data], 0) != size_bytes:
             return False
-        if file.chunk_count == 1:
-            return blake3(data).digest() == self._layout.ids_of(file)
-        found = []
-        for offset, length in self._layout.cuts_of(file):
-            found.append(blake3(data[offset : offset + length]).digest())
-        return b"".join(found) == self._layout.ids_of(file)
+        layout = self._layout
+        chunks = layout.files.chunks(number)
+        if len(chunks) == 1:
+            return blake3(data).digest() == layout.ids(chunks)
+        cuts = zip(layout.offsets(chunks), layout.lengths(chunks), strict=True)
+        digests = [blake3(data[at : at + length]).digest() for at, length in cuts]
+        return b"".join(digests) == layout.ids(chunks)
 
 
-def _is_alike(info: os.stat_result, file: FileEntry) -> bool:
-    return (
-        info.st_size == file.size_bytes
-        and info.st_mtime_ns == file.mtime_ns
-        and info.st_mode == stat.S_IFREG | file.mode
-    )
+def _link(name: str, folder: int, target: int, hashed: os.stat_result) -> bool:
+    """Link a name from one folder into another, if it still is the file that was hashed."""
+    os.link(name, name, src_dir_fd=folder, dst_dir_fd=target, follow_symlinks=False)
+    linked = os.stat(name, dir_fd=target, follow_symlinks=False)
+    if linked.st_ino == hashed.st_ino and linked.st_dev == hashed.st_dev:
+        return True
+    os.unlink(name, dir_fd=target)
+    return False

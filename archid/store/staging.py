@@ -17,7 +17,7 @@ from typing import Final, Self
 
 from archid.errors import NotFound, StorageError
 from archid.store import syscalls
-from archid.store.chunk_reading import check_chunks, chunks_of
+from archid.store.chunk_reading import check_chunks
 from archid.store.chunk_writes import ChunkWrite, by_file, write_runs
 from archid.store.errors import ChunkMissing, DiskFull, storage_error
 from archid.store.file_objects import FileObjects
@@ -131,8 +131,8 @@ class Staging(Filling):
     def is_file_complete(self, file: FileEntry) -> bool:
         return self._missing_of[file.number] == 0
 
-    def is_file_started(self, file: FileEntry) -> bool:
-        return bool(self._started[file.number])
+    def is_file_started(self, number: int) -> bool:
+        return bool(self._started[number])
 
     def require_space(self) -> None:
         """Raise DiskFull unless what is missing fits on the disk with some room to spare."""
@@ -224,13 +224,13 @@ class Staging(Filling):
 
     # -- used by adoption, which brings whole files
 
-    def count_file(self, file: FileEntry, info: os.stat_result) -> None:
+    def count_file(self, number: int, info: os.stat_result) -> None:
         """Count a file that was verified in place, sealed, and is not to be written any more."""
         with self.lock:
-            self._drop_open(file.number)
-            self._forget(file)
-            self._count_whole(file)
-            self.objects.put(file.number, info)
+            self._drop_open(number)
+            self._forget(number)
+            self._count_whole(number)
+            self.objects.put(number, info)
 
     def count_chunks(self, file: FileEntry, chunks: Iterable[int]) -> None:
         """Count chunks that were verified in a file that was put in place; seal it if complete."""
@@ -290,7 +290,7 @@ class Staging(Filling):
         fault: StorageError | None = None
         for part, (done, error) in self._whole_files.write(batch):
             for file, _ in part[:done]:
-                self._count_whole(file)
+                self._count_whole(file.number)
             if error is not None:
                 # It may have been begun; not being counted so, it is made anew the next time.
                 fault = self._fault(error, part[done].file)
@@ -338,13 +338,13 @@ class Staging(Filling):
             return DiskFull(self.path / file.path, self.missing_bytes, available)
         return fault
 
-    def _count_whole(self, file: FileEntry) -> None:
+    def _count_whole(self, number: int) -> None:
         """Count a file of which nothing was."""
-        chunks = chunks_of(file)
-        self._started[file.number] = 1
+        chunks = self.layout.files.chunks(number)
+        self._started[number] = 1
         self._held[chunks.start : chunks.stop] = b"\1" * len(chunks)
-        self._missing_of[file.number] = 0
-        self.held_bytes += file.size_bytes
+        self._missing_of[number] = 0
+        self.held_bytes += self.layout.files.size_bytes(number)
 
     def _count(self, at: int) -> None:
         if not self._held[at]:
@@ -359,7 +359,7 @@ class Staging(Filling):
             return fd
         reopened = self.folder.reopen_file(file.path) if self._started[file.number] else None
         if reopened is None:
-            self._forget(file)
+            self._forget(file.number)
             reopened = self.folder.create_file(file.path, 0o600)
             self._started[file.number] = 1
         self._open_files[file.number] = reopened
@@ -367,11 +367,12 @@ class Staging(Filling):
             os.close(self._open_files.popitem(last=False)[1])
         return reopened
 
-    def _forget(self, file: FileEntry) -> None:
+    def _forget(self, number: int) -> None:
         """The file is gone or shared with others: whatever was counted in it is missing again."""
-        self.objects.forget(file.number)
-        if self._missing_of[file.number] < file.chunk_count:
-            for at in chunks_of(file):
+        self.objects.forget(number)
+        chunks = self.layout.files.chunks(number)
+        if self._missing_of[number] < len(chunks):
+            for at in chunks:
                 self._uncount(at)
 
     def _uncount(self, at: int) -> None:
