@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from archid.net.errors import PeerLost, PeerRefused
 from archid.net.lane import TakenSpan
 from archid.net.peer import Peer
 from archid.store.seeding import Seeding
+from archid.sync.span_runs import SpanRuns
 from archid.sync.trust_restoring import decode_envelope
 from protocol.ids import PieceId
 from protocol.layout import Span
-from protocol.messages import Entitle, ErrorCode, GetAny, GetSpan, LaneProof
+from protocol.messages import Entitle, ErrorCode, GetAny, GetSpan, LaneProof, Request
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import Version
 from tests.unit.sync.lane_links import carry, lane_between, served
@@ -215,3 +216,39 @@ async def test_what_is_cancelled_during_a_run_is_not_sent(
     assert await proven.ask(proven.by_name(first)) == proven.film.span_bytes(first)
     assert cancelled.is_set()
     await proven.counts(2 * first.size_bytes)
+
+
+async def test_what_is_asked_for_during_a_run_is_sent_by_it(
+    proven: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = proven.film.layout.spans
+    token = trio.lowlevel.current_trio_token()
+    threads: list[int] = []
+    taken_on = threading.Event()
+    go_on = SpanRuns.go_on
+
+    def going_on(runs: SpanRuns, requests: Sequence[Request]) -> None:
+        go_on(runs, requests)
+        if len(requests) == 2:
+            taken_on.set()
+
+    monkeypatch.setattr(SpanRuns, "go_on", going_on)
+    found: list[bytes] = []
+
+    async def ask(span: Span) -> None:
+        found.append(await proven.ask(proven.by_name(span)))
+
+    async with trio.open_nursery() as nursery:
+
+        def ask_for_more() -> None:
+            threads.append(threading.get_ident())
+            if len(threads) == 1:
+                trio.from_thread.run_sync(nursery.start_soon, ask, second, trio_token=token)
+                assert taken_on.wait(60)
+
+        _while_reading(monkeypatch, ask_for_more)
+        nursery.start_soon(ask, first)
+    assert found == [proven.film.span_bytes(first), proven.film.span_bytes(second)]
+    assert len(threads) == 2
+    assert len(set(threads)) == 1
+    await proven.counts(first.size_bytes + second.size_bytes)
