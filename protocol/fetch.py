@@ -141,6 +141,11 @@ class FetchPlan:
         """Every peer and its state; to look at only."""
         return self._board.peers
 
+    def holds(self, name: PeerName, span: SpanKey) -> bool:
+        """Whether a peer is known to hold a span."""
+        peer, bit = self._board.peers.get(name), self._board.table.bit_of.get(span)
+        return peer is not None and bit is not None and bool(peer.mask >> bit & 1)
+
     @property
     def site(self) -> SitePlan:
         """How the site divides; to look at only."""

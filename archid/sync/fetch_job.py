@@ -281,6 +281,8 @@ class FetchJob:
             verified=verified,
             report_liar=self._report_liar,
         )
+        if isinstance(filling, Staging):  # what is mended is told to all who were refused it
+            self._spans.spare(self._manifest, run.held_by)
         with self._plan_logs.of(self._manifest) as plan_log:
             plan_log.follow(planned.plan)
             await run.run()

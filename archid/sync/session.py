@@ -348,7 +348,9 @@ class Session:
                 try:
                     self._access.judge_again()
                     while told < len(news.came) and self._access.may_read(manifest):
-                        await self._peer.announce(HaveUpdate(manifest, *news.came[told]))
+                        piece, n = news.came[told]
+                        if not news.held_by(self._peer, piece, n):
+                            await self._peer.announce(HaveUpdate(manifest, piece, n))
                         told += 1
                 except (PeerLost, ProtocolError):
                     return  # whoever judges the peer ends its connection

@@ -49,6 +49,9 @@ class SpanNews:
     def __init__(self) -> None:
         self.came: list[tuple[PieceId, int]] = []
         self.ended = False
+        self.held_by: Callable[[Peer, PieceId, int], bool] = lambda *_: False
+        """Whether a peer is known to hold a span itself, so that this is no news to it: in a swarm
+        that is half of all."""
 
 
 class SpanExchange:
@@ -81,6 +84,11 @@ class SpanExchange:
             if self._news.get(manifest) is news:
                 del self._news[manifest]
             self.changed.fire()
+
+    def spare(self, manifest: ManifestId, held_by: Callable[[Peer, PieceId, int], bool]) -> None:
+        """From now on peers are not told of what they hold themselves."""
+        if news := self._news.get(manifest):
+            news.held_by = held_by
 
     def news(self, manifest: ManifestId) -> SpanNews | None:
         """The news of a version that is being fetched."""

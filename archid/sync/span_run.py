@@ -158,6 +158,13 @@ class SpanRun:
             self._sources.heard = None
             await self._asks.close()
 
+    def held_by(self, peer: Peer, piece: PieceId, n: int) -> bool:
+        """Whether a peer has said to hold a span."""
+        joined, index = self._joined.get(peer.node), self._piece_index.get(piece)
+        if joined is None or joined.peer is not peer or index is None:
+            return False
+        return self._plan.holds(peer.node, SpanKey(index, n))
+
     async def _feed(self) -> None:
         """Give the machine what happens, and do what it says, until it has finished."""
         events: list[OneEvent] = [Tick()]

@@ -317,7 +317,9 @@ class Simulation:
         if span not in node.held:
             node.held.add(span)
             for number in range(len(self.nodes)):
-                if (number, receiver) in self.met:
+                name = self.nodes[number].name
+                spared = node.plan is not None and node.plan.holds(name, key)
+                if (number, receiver) in self.met and not spared:
                     self._later(self._tell, number, PeerHas(node.name, key))
         self._tell(receiver, SpanReceived(self.nodes[server].name, key))
 

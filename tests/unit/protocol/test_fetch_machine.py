@@ -350,6 +350,7 @@ class PlannerMachine(RuleBasedStateMachine):
         for name, peer in self.plan.peers.items():
             assert [table.spans[bit] for bit in peer.asked] == self.owed[name]
             assert peer.mask == table.mask_of(self.have[name])
+            assert all(self.plan.holds(name, span) for span in self.have[name])
             assert {
                 number: {table.spans[bit] for bit in bits(offer.mask)}
                 for number, offer in peer.offers.items()

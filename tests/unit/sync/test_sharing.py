@@ -12,9 +12,11 @@ import pytest
 import trio
 
 from archid.net.errors import PeerRefused, Refusal
+from archid.net.peer import Peer
 from archid.store.staging import Staging
 from archid.sync import span_run
 from archid.sync.fetcher import Want
+from archid.sync.signal import Signal
 from archid.sync.upload_slots import UploadSlots
 from protocol.features import FEATURES, SWARM
 from protocol.fetch_peer import FIRST_BACKOFF_S
@@ -150,6 +152,33 @@ async def test_a_node_in_mid_fetch_gives_what_it_has_and_refuses_what_it_has_not
             with pytest.raises(PeerRefused) as refused:
                 await peer.request(GetSpan(0, film.manifest, PieceId(bytes(32)), 0, b""))
             assert refused.value.reason is ErrorCode.UNKNOWN_SPAN
+
+
+async def test_a_neighbour_is_not_told_of_what_it_is_known_to_hold(cinema: Cinema) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    first, second, third, *_ = film.layout.spans
+    heard: list[int] = []
+    told = Signal()
+
+    def hear(_peer: Peer, _piece: PieceId, n: int) -> None:
+        heard.append(n)
+        told.fire()
+
+    with fetching(salle, film) as (_, take):
+        take(first)
+        salle.directory.spans.spare(
+            film.manifest,
+            lambda peer, piece, n: peer.node == sas.id and (piece, n) == (second.piece, second.n),
+        )
+        async with linked(sas, salle) as link:
+            with sas.directory.spans.listening(film.manifest, hear, lambda _peer: None):
+                proof = sas.leaf.proof_for(film.manifest)
+                await link.left.request(Entitle(0, film.manifest, proof))
+                await link.left.request(GetHave(0, film.manifest), HaveAnswer)
+                take(second)
+                take(third)
+                await until(lambda: bool(heard), told)
+                assert heard == [third.n]
 
 
 async def test_another_cinema_is_told_nothing_of_what_is_being_fetched(cinema: Cinema) -> None:
