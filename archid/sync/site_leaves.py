@@ -60,10 +60,15 @@ class SiteLeaves:
 
     async def run(self) -> None:
         """Follow heads and neighbours until cancelled."""
-        sources = (self._keeper, self._own, self._states, self._directory)
+        signals = (
+            self._keeper.changed,
+            self._own.changed,
+            self._states.heads_changed,
+            self._directory.changed,
+        )
         wait_s = FIRST_RETRY_S
         while True:
-            seen = [(one.changed, one.changed.version) for one in sources]
+            seen = [(signal, signal.version) for signal in signals]
             try:
                 missing = await self._catch_up()
             except ArchidError as error:

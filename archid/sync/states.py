@@ -81,6 +81,9 @@ class NodeStates:
         """`roster` knows facts of nodes without a proof, on central and REPOs."""
         self.changed = Signal()
         self.places_changed = Signal()
+        self.heads_changed = Signal()
+        """Somebody was heard of for the first time, or has another head than it had: while nodes
+        fetch, states change far more often than that."""
         self._identity = identity
         self._incarnation = incarnation
         self._keeper = keeper
@@ -230,7 +233,10 @@ class NodeStates:
         return facts
 
     def _keep(self, facts: NodeFacts, state: NodeState) -> None:
+        before = self._states.get(facts.node)
         self._states[facts.node] = state
+        if before is None or before.head_order != state.head_order:
+            self.heads_changed.fire()
         self._note_place(facts, state)
         self._events.publish(
             "state.changed",
