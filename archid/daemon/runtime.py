@@ -21,6 +21,7 @@ again for each."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 
 _libc: Final = ctypes.CDLL(None)
 
@@ -33,6 +34,9 @@ def prepare_process() -> None:
     if hasattr(_libc, "mallopt"):
         _libc.mallopt(_M_TRIM_THRESHOLD, KEEP_FREED_BYTES)
         _libc.mallopt(_M_MMAP_THRESHOLD, KEEP_FREED_BYTES)
+        # `malloc_trim` gives back the end of the main arena only: threads with arenas of their own
+        # would each keep up to KEEP_FREED_BYTES there with nothing in it, for ever.
+        _libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back_memory() -> None:
