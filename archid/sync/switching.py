@@ -180,6 +180,8 @@ class Switcher:
     # Inside, with the lock held
 
     async def _activate(self, header: ReleaseHeader) -> bool:
+        if not self.granted.is_here(header):
+            return False  # what is granted changed while the lock was awaited; it is looked at anew
         trees = {entry.kind: entry.manifest for entry in self.granted.entries(header)}
         bundles = self.library.bundles
         bundle = BundleId.of_release(header.release, header.generation, trees)

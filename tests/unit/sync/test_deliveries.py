@@ -193,6 +193,20 @@ async def test_a_name_that_is_used_again_belongs_to_its_new_release(
         assert active(node) == node.library.tree(newer.manifest)
 
 
+async def test_what_is_no_longer_granted_when_its_turn_comes_is_not_switched_to(
+    node: SyncNode, film: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    dune = release("Dune")
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated", name="Dune")
+        await tell(node, *entries(release("Other"), feature=film))
+        await event(events, "release.activated", name="Other")
+        await deliveries.switcher.switch(dune)  # as from a look at the leaf before
+        assert active(node) == node.library.tree(film.manifest)
+
+
 async def test_two_releases_of_one_name_do_not_take_turns(
     node: SyncNode, film: Version, newer: Version
 ) -> None:
