@@ -107,12 +107,13 @@ class _Relinking:
                         or not self._holds(fd, number, size_bytes)
                     ):
                         continue
+                    if target < 0:
+                        target = self._staging.folder.folder(above, create=True)
+                    # Open until then, or its inode's number could already be another file's.
+                    if not _link(name, folder, target, info):
+                        continue
                 finally:
                     os.close(fd)
-                if target < 0:
-                    target = self._staging.folder.folder(above, create=True)
-                if not _link(name, folder, target, info):
-                    continue
             except OSError as error:
                 if error.errno in _LEFT_TO_OTHERS:
                     continue

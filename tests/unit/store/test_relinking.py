@@ -150,6 +150,27 @@ def test_a_file_that_is_written_anew_is_another_object(node: Node) -> None:
     assert staging.objects.is_known(new.file("d/b").number)
 
 
+def test_a_file_that_takes_the_name_of_one_that_was_hashed_is_not_taken(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = node.add(_OLD), version_of(_OLD, version=2)
+    folder = node.tree(old) / "d"
+    folder.chmod(0o755)
+    link = os.link
+
+    def late(name: str, *args: object, **kwargs: object) -> None:
+        # File systems give the number of an inode that is gone to the next file.
+        (folder / name).unlink()
+        (folder / name).write_bytes(bytes(5000))
+        link(name, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", late)
+    staging = node.open(new)
+    assert relink(staging, node.tree(old)) == (0, 0)
+    assert staging.held_bytes == 0
+    assert os.listdir(staging.path / "d") == []
+
+
 def test_a_disk_that_takes_no_link_is_an_error(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = node.add(_OLD), version_of(_OLD, version=2)
 
