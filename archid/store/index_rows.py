@@ -47,12 +47,12 @@ def begin_tree(connection: sqlite3.Connection, tree: Standing) -> int | None:
     for number in range(0, count, count // _SAMPLES + 1):
         if tree.objects.is_known(number):
             rows = connection.execute(
-                "SELECT name.tree FROM object JOIN name ON name.object = object.id"
+                "SELECT DISTINCT name.tree FROM object JOIN name ON name.object = object.id"
                 " JOIN tree ON tree.id = name.tree"
                 " WHERE device = ? AND inode = ? AND complete AND manifest <> ?",
                 (*_object_of(tree.objects, number), bytes(tree.manifest)),
             )
-            found.update({row[0] for row in rows})
+            found.update(row[0] for row in rows)
     return max(found, key=found.__getitem__, default=None)
 
 
@@ -106,6 +106,8 @@ def add_files(
     )
     chunks: list[tuple[bytes, int, int]] = []
     for number, stretch in rest:
+        if number not in object_of:
+            continue
         keys, offsets = layout.keys(stretch, KEY_BYTES), layout.offsets(stretch)
         chunks += zip(keys, repeat(object_of[number]), offsets, strict=False)
     # In the order of the table's own key: neighbouring pages are touched once.
@@ -127,9 +129,10 @@ def _take_names(
         " FROM name JOIN object ON object.id = name.object"
         " WHERE name.tree = ? AND path BETWEEN ? AND ? ORDER BY path",
         (shared, first, last),
-    ).fetchall()
+    )
+    wanted = {number for number, _ in batch}
     # Both are in the order of the paths' bytes.
-    numbers = iter(sorted({number for number, _ in batch}))
+    numbers = iter(sorted(wanted))
     number = next(numbers, None)
     path = files.path(number) if number is not None else ""
     found: set[int] = set()
@@ -148,6 +151,9 @@ def _take_names(
             found.add(number)
         else:
             others.append((id_, theirs))
+            # Between two names of this tree the other may have any number of its own.
+            if len(others) > len(wanted):
+                break
     if len(others) > len(found):
         return set()
     connection.execute(
@@ -164,12 +170,15 @@ def _objects(
 ) -> dict[int, int]:
     """The rows of file objects, made where there are none, by the numbers of files.
 
-    An object whose inode went to another file starts afresh.
+    An object whose inode went to another file starts afresh. Of files that differ and yet are one
+    object, which no version was made of, only the first has a row.
     """
     known = _known_objects(connection, tree.objects, numbers)
     [last] = connection.execute("SELECT coalesce(max(id), 0) FROM object").fetchone()
     found: dict[int, int] = {}
+    used: set[int] = set()
     fresh: list[tuple[int, ...]] = []
+    stale: list[int] = []
     for number in numbers:
         if number in found:
             continue
@@ -177,12 +186,17 @@ def _objects(
         wanted = tree.layout.files.facts(number)
         id_, *said = known.get(key, (None,))
         if id_ is None or tuple(said) != wanted:
+            if id_ in used:
+                continue
             if id_ is not None:
-                _remove_object(connection, id_)
+                stale.append(id_)
             id_ = last = last + 1
             known[key] = (id_, *wanted)
             fresh.append((id_, *key, *wanted))
         found[number] = id_
+        used.add(id_)
+    if stale:
+        _remove_objects(connection, stale)
     connection.executemany(
         "INSERT INTO object (id, device, inode, size_bytes, executable, mtime_ns)"
         " VALUES (?, ?, ?, ?, ?, ?)",
@@ -209,10 +223,15 @@ def _known_objects(
     return found
 
 
-def _remove_object(connection: sqlite3.Connection, id_: int) -> None:
-    connection.execute("DELETE FROM name WHERE object = ?", (id_,))
-    connection.execute("DELETE FROM chunk WHERE object = ?", (id_,))
-    connection.execute("DELETE FROM object WHERE id = ?", (id_,))
+def _remove_objects(connection: sqlite3.Connection, ids: Sequence[int]) -> None:
+    connection.execute("CREATE TEMP TABLE IF NOT EXISTS stale (object INTEGER PRIMARY KEY)")
+    connection.execute("DELETE FROM stale")
+    connection.executemany("INSERT INTO stale VALUES (?)", ((id_,) for id_ in ids))
+    connection.execute("DELETE FROM name WHERE object IN (SELECT object FROM stale)")
+    # One pass over the table for all of them: it has no index by object.
+    connection.execute("DELETE FROM chunk WHERE object IN (SELECT object FROM stale)")
+    connection.execute("DELETE FROM object WHERE id IN (SELECT object FROM stale)")
+    connection.execute("DELETE FROM stale")
 
 
 def _object_of(objects: FileObjects, number: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,68 @@ def test_a_reused_inode_does_not_answer_for_the_old_file(index: ChunkIndex, tmp_
     index.add_tree_blocking(two.manifest, two.layout, path)
     assert index.find_blocking(ids_of(one)) == {}
     assert set(index.find_blocking(ids_of(two))) == set(ids_of(two))
+
+
+async def test_one_file_object_that_is_said_to_be_two_files_answers_for_one_of_them(
+    index: ChunkIndex, tmp_path: Path
+) -> None:
+    # What a program that links equal files to one another leaves behind.
+    version, path = placed(
+        tmp_path, {"a": File(b"equal"), "b": File(b"equal", mtime_ns=1), "c": File(b"other")}
+    )
+    path.chmod(0o755)
+    (path / "b").unlink()
+    (path / "b").hardlink_to(path / "a")
+    await index.add_tree(version.manifest, version.layout, path)
+    found = await index.find(ids_of(version))
+    assert sorted(place_.path for places in found.values() for place_ in places) == ["a", "c"]
+
+
+async def test_reused_inodes_of_many_files_are_forgotten_in_one_pass(
+    index: ChunkIndex, tmp_path: Path
+) -> None:
+    old: Tree = {f"{n:03}": File(b"old %03d" % n * 100) for n in range(200)}
+    one, path = placed(tmp_path, old)
+    await index.add_tree(one.manifest, one.layout, path)
+    two = version_of({name: File(b"new" + name.encode()) for name in old}, version=2)
+    for name in old:
+        (path / name).chmod(0o644)
+        (path / name).write_bytes(b"new" + name.encode())
+    statements: list[str] = []
+    connection = index._database._connection
+    connection.set_trace_callback(statements.append)
+    await index.add_tree(two.manifest, two.layout, path)
+    connection.set_trace_callback(None)
+    assert sum(one.startswith("DELETE FROM chunk") for one in statements) == 1
+    assert await index.find(ids_of(one)) == {}
+    assert set(await index.find(ids_of(two))) == set(ids_of(two))
+
+
+async def test_what_is_kept_of_a_tree_of_which_little_is_left_is_found_in_few_rows(
+    index: ChunkIndex, tmp_path: Path
+) -> None:
+    large: Tree = {f"{n:05}": File(b"%05d" % n) for n in range(3000)}
+    one, path = placed(tmp_path, large)
+    await index.add_tree(one.manifest, one.layout, path)
+    two = version_of({name: large[name] for name in ("00000", "02999")}, version=2)
+    staged = tmp_path / "staging" / two.manifest.hex()
+    staged.mkdir()
+    for name in two.tree:
+        (staged / name).hardlink_to(path / name)
+    rows = 0
+
+    def counting(_cursor: sqlite3.Cursor, row: tuple[object, ...]) -> tuple[object, ...]:
+        nonlocal rows
+        rows += 1
+        return row
+
+    index._database._connection.row_factory = counting
+    await index.add_tree(two.manifest, two.layout, staged)
+    index._database._connection.row_factory = None
+    assert rows < 100
+    assert set(await index.find(ids_of(two))) == set(ids_of(two))
+    await index.remove_tree(one.manifest)
+    assert set(await index.find(ids_of(two))) == set(ids_of(two))
 
 
 @pytest.mark.long
