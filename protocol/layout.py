@@ -117,6 +117,9 @@ class Layout:
             first_chunk = len(assembly.lengths)
             piece = decode_piece(data, ref)
             assembly.take(piece)
+            if len(assembly.entries) > root.files + root.folders + root.links:
+                # At once: what the root claims is bounded, what all its pieces may hold is not.
+                raise FormatError("manifest: its pieces hold more entries than it claims")
             first_span = len(spans)
             if ref.id not in seen:
                 seen[ref.id] = None

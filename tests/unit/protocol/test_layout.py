@@ -220,6 +220,15 @@ def test_a_root_that_counts_other_entries_than_its_pieces_hold_is_refused() -> N
         Layout(*_forged(([_start("a", 10, 1)], [_A]), files=2))
 
 
+def test_no_piece_is_read_beyond_the_entries_that_a_root_claims() -> None:
+    a, b, c, d = [_start(name, 0, 0) for name in "abcd"]
+    root, datas = _forged(([a], []), ([b], []), ([c], []), ([d], []), files=2)
+    pieces = iter(datas)
+    with pytest.raises(FormatError, match="more entries"):
+        Layout(root, pieces)
+    assert list(pieces) == datas[3:]
+
+
 def test_content_that_is_encoded_otherwise_needs_a_newer_version() -> None:
     root, datas = _forged(([_start("a", 10, 1)], [_A]))
     sealed = dataclasses.replace(root, encoding=1, payload=b"")
