@@ -17,7 +17,10 @@ from protocol.layout import Layout
 
 
 class FileObjects(NamedTuple):
-    """Device and inode of each file of a layout; an inode of 0 where none is known."""
+    """Device and inode of each file of a layout; an inode of 0 where none is known.
+
+    Both as signed numbers, which is all that a database takes: some file systems use all 64 bits.
+    """
 
     devices: array[int]
     inodes: array[int]
@@ -26,11 +29,11 @@ class FileObjects(NamedTuple):
     def unknown(cls, layout: Layout) -> Self:
         """Columns for all files, of which nothing is known."""
         empty = bytes(8 * len(layout.files))
-        return cls(array("Q", empty), array("Q", empty))
+        return cls(array("q", empty), array("q", empty))
 
     def put(self, number: int, info: os.stat_result) -> None:
         """This is what the file with a number is."""
-        self.devices[number], self.inodes[number] = info.st_dev, info.st_ino
+        self.devices[number], self.inodes[number] = _signed(info.st_dev), _signed(info.st_ino)
 
     def forget(self, number: int) -> None:
         """The file with a number is not known to be anything any more."""
@@ -55,3 +58,7 @@ class FileObjects(NamedTuple):
                 continue
             if stat.S_ISREG(info.st_mode) and info.st_size == files.size_bytes(number):
                 self.put(number, info)
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number

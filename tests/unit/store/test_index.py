@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sqlite3
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 
 from archid.store.database import Database, set_aside
 from archid.store.errors import DatabaseDamaged
+from archid.store.file_objects import FileObjects
 from archid.store.index import MIGRATIONS, ChunkIndex
-from archid.store.index_rows import LOOKUP_BATCH
+from archid.store.index_rows import LOOKUP_BATCH, Standing
 from protocol.ids import ChunkId
 from protocol.layout import Layout
 from protocol.manifest_builder import ManifestBuilder
@@ -205,6 +207,17 @@ async def test_one_file_object_that_is_said_to_be_two_files_answers_for_one_of_t
     await index.add_tree(version.manifest, version.layout, path)
     found = await index.find(ids_of(version))
     assert sorted(place_.path for places in found.values() for place_ in places) == ["a", "c"]
+
+
+def test_inodes_of_any_64_bits_are_told_apart(index: ChunkIndex) -> None:
+    version = version_of({"a": File(b"one"), "b": File(b"two"), "c": File(b"three")})
+    objects = FileObjects.unknown(version.layout)
+    for number, inode in enumerate((2**64 - 1, 2**63, 2**63 - 1)):
+        objects.put(number, os.stat_result((0o100444, inode, 2**64 - 7, 1, 0, 0, 3, 0, 0, 0)))
+    index.add_files_blocking(Standing(version.manifest, version.layout, objects))
+    ids = ids_of(version)
+    found = index.find_blocking(ids)
+    assert [[place_.path for place_ in found[one]] for one in ids] == [["a"], ["b"], ["c"]]
 
 
 async def test_reused_inodes_of_many_files_are_forgotten_in_one_pass(
