@@ -121,21 +121,24 @@ class Session:
 
     async def run(self) -> None:
         """Answer until the peer is gone."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_spans)
-            nursery.start_soon(self._serve_spans)
-            with suppress(PeerLost):
-                async for request in self._peer.requests:
-                    if isinstance(request, GetSpan | GetAny):
-                        self._for_spans.append(request)
-                        self._for_spans_came.set()
-                        self._runs.go_on(self._for_spans)
-                    else:
-                        await self._serve(request)
-            nursery.cancel_scope.cancel()
-        self._spans.peer_lost(self._peer)
-        if self._whereabouts is not None:
-            self._whereabouts.peer_lost(self._peer)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tell_spans)
+                nursery.start_soon(self._serve_spans)
+                with suppress(PeerLost):
+                    async for request in self._peer.requests:
+                        if isinstance(request, GetSpan | GetAny):
+                            self._for_spans.append(request)
+                            self._for_spans_came.set()
+                            self._runs.go_on(self._for_spans)
+                        else:
+                            await self._serve(request)
+                nursery.cancel_scope.cancel()
+        finally:
+            # Whoever runs this cancels it with the connection, which nearly always comes first.
+            self._spans.peer_lost(self._peer)
+            if self._whereabouts is not None:
+                self._whereabouts.peer_lost(self._peer)
 
     async def _serve_spans(self) -> None:
         try:
