@@ -97,6 +97,8 @@ class SpanAsks:
         """In the order in which they were wanted."""
         self._fault: ArchidError | None = None
         self._look = trio.Event()
+        self._look_at = math.inf
+        """When `run` looks next whether one is late, unless it is woken."""
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -108,8 +110,9 @@ class SpanAsks:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
                 while True:
-                    due = min((ask.deadline for ask in self._open), default=math.inf)
-                    with trio.move_on_at(due):
+                    due = (ask.deadline for ask in self._open)
+                    self._look_at = min(due, default=math.inf)
+                    with trio.move_on_at(self._look_at):
                         await self._look.wait()
                     self._look = trio.Event()
                     if self._fault is not None:
@@ -164,8 +167,8 @@ class SpanAsks:
     # Sending
 
     def _begin(self, ask: _Ask) -> None:
-        if not self._open:
-            self._look.set()  # there was no deadline to wait for
+        if ask.deadline < self._look_at:
+            self._look.set()  # all that were open may be waiting for the disk
         self._open[ask] = None
         ask.received_bytes = ask.peer.received_bytes
         if ask.peer.has_slot:
@@ -307,13 +310,16 @@ class SpanAsks:
             del self._named[ask.peer, ask.key]
 
     def _wait(self, ask: _Ask, wait: Callable[[_Ask], Awaitable[None]]) -> None:
-        """Let a task wait for something that a request needs, unless it is given up."""
+        """Let a task wait for something that a request needs, unless it is given up.
+
+        What comes while the fetch ends is passed over: `close` gives up what is open.
+        """
 
         async def waiting() -> None:
             with scope:
                 await wait(ask)
 
-        if self._nursery is None:
-            raise RuntimeError("the fetch is not running")
+        if self._nursery is None or self._nursery.cancel_scope.cancel_called:
+            return
         scope = ask.waits = trio.CancelScope()
         self._nursery.start_soon(waiting)

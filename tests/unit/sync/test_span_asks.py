@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from archid.net.errors import PeerRefused
 from archid.net.peer import Peer
 from archid.net.settings import PeerSettings
 from archid.store import syscalls
+from archid.store.errors import ChunkCorrupt
+from archid.store.filling import SpanBytes
 from archid.store.staging import Staging
 from archid.sync.span_asks import SpanAsks
 from protocol.features import FEATURES
@@ -31,7 +35,16 @@ from protocol.fetch_events import (
 )
 from protocol.layout import Span
 from protocol.limits import MAX_OUTSTANDING_REQUESTS, MIB
-from protocol.messages import Entitle, ErrorCode, GetAny, GetHave, GetSpan, LaneProof, Request
+from protocol.messages import (
+    Entitle,
+    ErrorCode,
+    GetAny,
+    GetHave,
+    GetSpan,
+    LaneProof,
+    Request,
+    SpanAnswer,
+)
 from tests.unit.store.trees import Version
 from tests.unit.sync.lane_links import carry, lane_between, served
 from tests.unit.sync.sync_nodes import (
@@ -58,6 +71,11 @@ class Asked:
     came: trio.Event = field(default_factory=trio.Event)
     moved_bytes: int = 0
     lost: list[str] = field(default_factory=list)
+    running: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with self.running:
+            await self.asks.run(task_status=task_status)
 
     def key(self, n: int) -> SpanKey:
         span = self.film.layout.spans[n]
@@ -94,7 +112,7 @@ async def asking(node: SyncNode, film: Version, peer: Peer) -> AsyncIterator[Ask
     )
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(asked.asks.run)
+            await nursery.start(asked.run)
             yield asked
             nursery.cancel_scope.cancel()
     finally:
@@ -207,6 +225,56 @@ async def test_what_is_not_answered_in_time_is_taken_for_busy_and_taken_back(
         [request] = [one for one in heard if isinstance(one, GetSpan)]
         await asked.until(lambda: not server.still_wants(request))
         assert not len(asked.asks)
+
+
+async def test_what_is_asked_while_all_else_waits_for_the_disk_is_ended_in_time_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, request_timeout_s=0.2)
+    free, write = threading.Event(), Staging.write_spans
+
+    def slow(staging: Staging, spans: Sequence[SpanBytes]) -> list[ChunkCorrupt | None]:
+        assert free.wait(60)
+        return write(staging, spans)
+
+    monkeypatch.setattr(Staging, "write_spans", slow)
+    async with silent(tmp_path, settings) as (asked, server, heard):
+        try:
+            asked.asks.ask(asked.peer, asked.key(0))
+            await answer_first(asked, server, heard)
+            await asked.until(lambda: asked.moved_bytes > 0 and asked.asks._look_at == math.inf)
+            asked.asks.ask(asked.peer, asked.key(1))
+            await asked.until(lambda: bool(asked.told))
+            assert asked.told == [SpanRefused(asked.peer.node, asked.key(1), ErrorCode.BUSY)]
+        finally:
+            free.set()
+        await asked.until(lambda: len(asked.told) == 2)
+        assert asked.told[1] == SpanReceived(asked.peer.node, asked.key(0))
+
+
+async def test_what_comes_while_the_fetch_ends_is_passed_over_and_harms_nobody(
+    tmp_path: Path,
+) -> None:
+    async with silent(tmp_path) as (asked, server, heard):
+        peer = asked.peer
+        for n in (0, 1):
+            asked.asks.ask(peer, asked.key(n))
+        asked.running.cancel()
+        await answer_first(asked, server, heard)
+        await asked.until(lambda: asked.moved_bytes > 0)
+        assert asked.told == []
+        await asked.asks.close()
+        assert not len(asked.asks)
+        assert not peer.closed.is_set()
+        await asked.until(lambda: not server.still_wants(heard[-1]))
+
+
+async def answer_first(asked: Asked, server: Peer, heard: list[Request]) -> None:
+    """Let the other end answer the first request for a span, inside TLS."""
+    await asked.until(lambda: any(isinstance(one, GetSpan) for one in heard))
+    request = next(one for one in heard if isinstance(one, GetSpan))
+    data = asked.film.span_bytes(asked.film.layout.spans[request.n], request.skip)
+    await server.answer(SpanAnswer(request.request, request.piece, request.n, data))
 
 
 async def test_nothing_is_told_of_what_was_cancelled(tmp_path: Path) -> None:
