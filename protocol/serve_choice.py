@@ -111,7 +111,11 @@ class ServeChoice:
             given.popitem(last=False)
 
     def not_sent(self, manifest: ManifestId, span: int, *, peer: Hashable | None = None) -> None:
-        """What was picked could not be sent after all."""
+        """What was picked could not be sent after all.
+
+        `peer` is who was not told either: it may be picked for it at once. Who was told has not
+        taken the span out of its later requests, and has mostly cancelled what came elsewhere.
+        """
         if given := self._given.get(peer):
             given.pop((manifest, span), None)
         counts = self._sent.get(manifest)

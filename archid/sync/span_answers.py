@@ -61,9 +61,10 @@ class SpanAnswers:
         if picked is None:
             raise Refusal(ErrorCode.UNKNOWN_SPAN, "none of these spans is held here")
         span = layout.spans[picked]
-        sent = False
+        told = sent = False
         try:
             yield Picked(request.request, span.piece_index, span.n)
+            told = True
             await self._begin(turn)
             if not self._peer.still_wants(request):
                 raise Refusal(ErrorCode.CANCELLED, "cancelled")
@@ -73,7 +74,7 @@ class SpanAnswers:
             yield answer
         finally:
             if not sent:
-                self._spans.not_sent(self._peer, manifest, picked)
+                self._spans.not_sent(self._peer, manifest, picked, told=told)
 
     def found_rotten(self, manifest: ManifestId, error: ChunkCorrupt) -> None:
         """A chunk that was to be sent does not hold: say so."""

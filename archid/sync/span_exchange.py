@@ -120,9 +120,9 @@ class SpanExchange:
         """The index of the span to send to a peer, None when there is none."""
         return self._choice.pick(manifest, among, span_count=span_count, peer=peer)
 
-    def not_sent(self, peer: Peer, manifest: ManifestId, span: int) -> None:
-        """What was picked could not be sent after all."""
-        self._choice.not_sent(manifest, span, peer=peer)
+    def not_sent(self, peer: Peer, manifest: ManifestId, span: int, *, told: bool) -> None:
+        """What was picked could not be sent after all; whether the peer knows what it was."""
+        self._choice.not_sent(manifest, span, peer=None if told else peer)
 
     def peer_lost(self, peer: Peer) -> None:
         """Forget what a connection has said."""

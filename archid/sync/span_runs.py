@@ -135,7 +135,7 @@ class SpanRuns:
                 self._run = None
                 for one in run.chosen[len(run.sent) :]:
                     if one.picked is not None:
-                        self._spans.not_sent(peer, one.span.manifest, one.number)
+                        self._spans.not_sent(peer, one.span.manifest, one.number, told=False)
                 self._count(run)
                 if run.rotten is not None:
                     self._on_rotten(*run.rotten)

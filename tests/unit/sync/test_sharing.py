@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from protocol.fetch_peer import FIRST_BACKOFF_S
 from protocol.ids import PieceId
 from protocol.layout import Span
 from protocol.messages import (
+    Answer,
     Entitle,
     ErrorCode,
     GetAny,
@@ -326,6 +327,58 @@ async def test_any_of_several_is_judged_and_refused_like_every_request(cinema: C
             await peer.request_all(request)
         assert refused.value.reason is ErrorCode.CANCELLED
     assert link.right.traffic.span_bytes_sent == len(answer.data)
+
+
+async def test_what_a_peer_was_told_is_not_picked_for_its_next_request_though_it_was_cancelled(
+    cinema: Cinema,
+) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    salle.hold(film)
+    spans, request = salle.directory.spans, GetAny(0, film.manifest, ((0, b"\x03"),))
+    # Of the two, 0 is what was sent least, and will be again.
+    spans._choice.pick(film.manifest, [1], span_count=len(film.layout.spans))
+    async with linked(sas, salle) as link:
+        peer = link.left
+        await peer.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
+        told: list[Answer] = []
+        async with AsyncExitStack() as stack:
+            for name in ("somebody", "somebody else"):
+                turn = await stack.enter_async_context(spans.turns.one(name, lambda: 1))
+                await spans.turns.begin(turn)
+            number = peer.begin(request, on_part=told.append, on_end=lambda _: None)
+            while not told:
+                await trio.lowlevel.checkpoint()
+            peer.give_up(number)  # it came elsewhere
+            while number not in link.right._cancelled:
+                await trio.lowlevel.checkpoint()
+        picked, _ = await peer.request_all(request)
+    assert told == [Picked(number, 0, 0)]
+    assert isinstance(picked, Picked)
+    assert picked.n == 1
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+async def test_nothing_is_remembered_of_a_connection_that_has_ended(
+    cinema: Cinema, by_server: bool
+) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    salle.hold(film)
+    async with linked(sas, salle) as link:
+        peer, choice = link.left, salle.directory.spans._choice
+        await peer.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
+        await peer.announce(Unwant(100, film.manifest, 0, 2))
+        await peer.request_all(GetAny(0, film.manifest, ((0, b"\x03"),)))
+        whereabouts = salle.links._whereabouts
+        assert whereabouts is not None
+        while not choice._unwanted:
+            await trio.lowlevel.checkpoint()
+        assert list(choice._given) == list(whereabouts._seeking) == [link.right]
+        (link.right if by_server else peer).disconnect(ErrorCode.CLOSING, "in a test")
+        while salle.directory.all():
+            await trio.lowlevel.checkpoint()
+        assert not choice._given
+        assert not choice._unwanted
+        assert not whereabouts._seeking
 
 
 def picks_of(node: SyncNode, film: Version) -> list[int]:
