@@ -84,6 +84,15 @@ class _Peer:
     """The newest order that the peer has, as far as this node can tell."""
     due: set[NodeId] = field(default_factory=set)
 
+    def has(self, node: NodeId, order: Order) -> None:
+        """It has said so; of so many nodes at most, since it may name any that do not exist.
+
+        Of one that is forgotten it is sent once what it has already.
+        """
+        known = self.known.get(node)
+        if known is not None or len(self.known) < MAX_STATES:
+            self.known[node] = max(known, order) if known else order
+
 
 class StateGossip:
     """What one node knows of the others, and what it owes its peers."""
@@ -145,8 +154,7 @@ class StateGossip:
         for state in states:
             node = state.facts.node
             if sender is not None:
-                known = sender.known.get(node)
-                sender.known[node] = max(known, state.order) if known else state.order
+                sender.has(node, state.order)
             if node != self.own.node and self._take(state, now=now, first_hand=node == peer):
                 news.append(state)
         return news
@@ -159,8 +167,7 @@ class StateGossip:
         if other is None:
             return []
         for row in rows:
-            known = other.known.get(row.node)
-            other.known[row.node] = max(known, row.order) if known else row.order
+            other.has(row.node, row.order)
         for node in self._for(other.facts):
             if self._lacks(other, self.states[node]):
                 # Further pages may still say that it has it; that is looked at again when sending.

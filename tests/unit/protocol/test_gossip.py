@@ -12,6 +12,7 @@ from protocol.envelope import PublicKey
 from protocol.facts import NodeFacts
 from protocol.gossip import (
     FIRST_HAND_PEERS,
+    MAX_STATES,
     Announcement,
     DigestRow,
     SendDigest,
@@ -194,6 +195,13 @@ def test_a_digest_full_of_strangers_costs_nothing_and_stays_bounded() -> None:
     rows = tuple(DigestRow(facts(n).node, (1, 1)) for n in range(500))
     assert gossip.digest_received(CENTRAL.node, rows, answer=False, now=0.0) == []
     assert gossip.states == {}
+    for first in range(500, MAX_STATES + 1000, 500):
+        more = [DigestRow(facts(n).node, (1, 1)) for n in range(first, first + 500)]
+        gossip.digest_received(CENTRAL.node, more, answer=False, now=0.0)
+    assert len(gossip._peers[CENTRAL.node].known) == MAX_STATES
+    # What it has of one of them is still followed.
+    gossip.received(CENTRAL.node, [state(facts(7), 2)], now=0.0)
+    assert gossip._peers[CENTRAL.node].known[facts(7).node] == (1, 2)
 
 
 def test_a_digest_of_many_nodes_comes_in_pages_and_only_the_last_asks_for_an_answer() -> None:
