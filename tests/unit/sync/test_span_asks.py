@@ -230,7 +230,6 @@ async def test_what_is_not_answered_in_time_is_taken_for_busy_and_taken_back(
 async def test_what_is_asked_while_all_else_waits_for_the_disk_is_ended_in_time_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(SETTINGS, request_timeout_s=0.2)
     free, write = threading.Event(), Staging.write_spans
 
     def slow(staging: Staging, spans: Sequence[SpanBytes]) -> list[ChunkCorrupt | None]:
@@ -238,11 +237,14 @@ async def test_what_is_asked_while_all_else_waits_for_the_disk_is_ended_in_time_
         return write(staging, spans)
 
     monkeypatch.setattr(Staging, "write_spans", slow)
-    async with silent(tmp_path, settings) as (asked, server, heard):
+    async with silent(tmp_path) as (asked, server, heard):
         try:
             asked.asks.ask(asked.peer, asked.key(0))
             await answer_first(asked, server, heard)
-            await asked.until(lambda: asked.moved_bytes > 0 and asked.asks._look_at == math.inf)
+            await asked.until(lambda: asked.moved_bytes > 0)
+            asked.asks._look.set()  # its time is over, which nobody has to wait for here
+            await asked.until(lambda: asked.asks._look_at == math.inf)
+            asked.peer.settings = replace(SETTINGS, request_timeout_s=0.2)
             asked.asks.ask(asked.peer, asked.key(1))
             await asked.until(lambda: bool(asked.told))
             assert asked.told == [SpanRefused(asked.peer.node, asked.key(1), ErrorCode.BUSY)]
