@@ -235,10 +235,10 @@ async def test_what_is_asked_for_during_a_run_is_sent_by_it(
     monkeypatch.setattr(SpanRuns, "go_on", going_on)
     # On a machine that others use the second may be asked for after the usual end.
     monkeypatch.setattr("archid.net.lane.RUN_S", 60.0)
-    found: list[bytes] = []
+    found: dict[int, bytes] = {}
 
     async def ask(span: Span) -> None:
-        found.append(await proven.ask(proven.by_name(span)))
+        found[span.n] = await proven.ask(proven.by_name(span))
 
     async with trio.open_nursery() as nursery:
 
@@ -250,7 +250,7 @@ async def test_what_is_asked_for_during_a_run_is_sent_by_it(
 
         _while_reading(monkeypatch, ask_for_more)
         nursery.start_soon(ask, first)
-    assert found == [proven.film.span_bytes(first), proven.film.span_bytes(second)]
+    assert found == {one.n: proven.film.span_bytes(one) for one in (first, second)}
     assert len(threads) == 2
     assert len(set(threads)) == 1
     await proven.counts(first.size_bytes + second.size_bytes)

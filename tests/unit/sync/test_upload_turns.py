@@ -63,7 +63,7 @@ async def test_fast_peers_at_a_slow_line_are_sent_to_few_at_a_time() -> None:
     assert lines.most <= 6
     assert lines.sent.total() * SPAN >= 0.8 * 20 * 12.5e6
     # Who of two that are ready goes first is trio's choice, by chance.
-    assert min(lines.sent.values()) >= 0.8 * max(lines.sent.values())
+    assert min(lines.sent.values()) >= 0.6 * max(lines.sent.values())
 
 
 @pytest.mark.usefixtures("autojump_clock")
