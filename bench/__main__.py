@@ -108,6 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     for name in args.names or BENCHMARKS:
         print(f"\n## {name}\n", flush=True)
+        if args.folder is not None:
+            args.folder.mkdir(parents=True, exist_ok=True)
         base = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=args.folder))
         try:
             outcome = BENCHMARKS[name].run(base, args)
