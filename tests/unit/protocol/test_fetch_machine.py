@@ -196,6 +196,8 @@ class PlannerMachine(RuleBasedStateMachine):
         assert len(self.offered[effect.peer]) + len(self.owed[effect.peer]) <= MOST_SPANS
 
     def open_offers(self) -> list[tuple[bytes, int]]:
+        if self.plan.finished:
+            return []  # whoever runs the plan ends them all
         return [(peer, n) for peer, offers in sorted(self.offered.items()) for n in offers]
 
     def pick(self, peer: bytes, offer: int, span: SpanKey) -> None:
