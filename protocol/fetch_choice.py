@@ -166,8 +166,10 @@ class Choice:
     def _choose(self, name: PeerName, peer: FetchPeer, now: float) -> list[FetchEffect]:
         board = self._board
         free = self._free(peer)
+        taken_over: list[FetchEffect] = []
         if self._leaves_choice(peer) and (to_pick := free & ~board.by_name):
-            taken_over = [] if peer.counted else self._take_over(peer, to_pick, now)
+            if not peer.counted:
+                taken_over = self._take_over(peer, to_pick, now)
             own = to_pick & peer.assigned
             # Each open offer is as good as one span picked.
             if own.bit_count() > len(peer.offers):
@@ -179,10 +181,10 @@ class Choice:
         if bit is None:
             bit = self._hedge(peer, now)
         if bit is None:
-            return []
+            return taken_over  # whom it was taken from is told, though it is offered later
         peer.ask(bit, board.sizes[bit], now)
         self._covered |= 1 << bit
-        return [AskSpan(name, board.table.spans[bit]), *board.unwant(bit)]
+        return [*taken_over, AskSpan(name, board.table.spans[bit]), *board.unwant(bit)]
 
     def _leaves_choice(self, peer: FetchPeer) -> bool:
         """Whether a peer is to pick: holders of everything always, others where spans take long.
