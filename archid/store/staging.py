@@ -41,8 +41,8 @@ _BINARY_DIGITS: Final = bytes.maketrans(b"\0\1", b"01")
 class Staging(Filling):
     """One version being put together in ``staging/<manifest>``.
 
-    Methods block and may be called from any thread; hashing runs outside of the lock, so several
-    threads can bring chunks.
+    Methods block and may be called from any thread; what comes from peers is hashed outside of the
+    lock, so that several threads can bring chunks. Relinking holds it: nothing else runs then.
     """
 
     def __init__(self, path: Path, folder: TreeFolder, layout: Layout) -> None:
