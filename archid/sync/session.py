@@ -30,6 +30,7 @@ from archid.sync.span_answers import SpanAnswers
 from archid.sync.span_exchange import SpanExchange, SpanNews
 from archid.sync.span_runs import SpanRuns
 from archid.sync.trust_keeper import TrustKeeper
+from archid.sync.upload_turns import line_of
 from archid.sync.whereabouts import Whereabouts
 from protocol.errors import ProtocolError
 from protocol.facts import NodeFacts
@@ -190,7 +191,10 @@ class Session:
 
     def _turn_of(self, request: Request) -> AbstractAsyncContextManager[Turn | None]:
         if isinstance(request, GetSpan | GetAny):
-            return self._spans.turns.one(self._peer.node, lambda: self._lacks(request))
+            facts = self._peer.facts
+            return self._spans.turns.one(
+                facts.node, lambda: self._lacks(request), site=line_of(facts)
+            )
         return nullcontext()
 
     def _lacks(self, request: GetSpan | GetAny) -> int:

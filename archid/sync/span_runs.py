@@ -23,6 +23,7 @@ from archid.store.errors import ChunkCorrupt, DocumentMissing
 from archid.store.library import Library
 from archid.sync.access import Access
 from archid.sync.span_exchange import SpanExchange
+from archid.sync.upload_turns import line_of
 from protocol.errors import ProtocolError
 from protocol.frames import Buffer
 from protocol.ids import ManifestId
@@ -120,7 +121,7 @@ class SpanRuns:
             return 0
         async with (
             self._spans.slots.one(peer.node),
-            turns.one(peer.node, lambda: len(requests)) as turn,
+            turns.one(peer.node, lambda: len(requests), site=line_of(peer.facts)) as turn,
         ):
             await turns.begin(turn)
             lane = peer.lane

@@ -10,7 +10,13 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from protocol.facts import NodeFacts
 from protocol.serve_turns import LOOK_S, ServeTurns, Turn
+
+
+def line_of(facts: NodeFacts) -> Hashable:
+    """By what it is known which peers are reached over the same line."""
+    return facts.site or facts.node
 
 
 class UploadTurns:
@@ -25,14 +31,21 @@ class UploadTurns:
         """Peers that are sent to now."""
         return self._turns.sending
 
+    @property
+    def sites(self) -> int:
+        """Sites that may be sent to at a time by now."""
+        return self._turns.sites
+
     def crowded(self, peer: Hashable) -> bool:
         """Whether somebody besides this peer has asked lately."""
         return self._turns.crowded(peer, now=trio.current_time())
 
     @asynccontextmanager
-    async def one(self, peer: Hashable, lacks: Callable[[], int]) -> AsyncIterator[Turn]:
-        """Wait until it may be said to a peer what it will be sent."""
-        turn = self._turns.wait(peer, lacks, now=trio.current_time())
+    async def one(
+        self, peer: Hashable, lacks: Callable[[], int], *, site: Hashable
+    ) -> AsyncIterator[Turn]:
+        """Wait until it may be said to a peer what it will be sent; see `ServeTurns`."""
+        turn = self._turns.wait(peer, lacks, site=site, now=trio.current_time())
         self._moved[turn] = trio.Event()
         try:
             await self._until(turn, lambda: turn.granted)

@@ -363,7 +363,13 @@ class Simulation:
                 self._say(server, receiver, self._refusal(server, asked))
                 continue
             serving.asked, serving.span, serving.begun = asked, None, False
-            turn = node.turns.wait(receiver, lambda: self._lacks(server, receiver), now=self.now)
+            site = self.site(receiver)
+            turn = node.turns.wait(
+                receiver,
+                lambda: self._lacks(server, receiver),
+                site=b"%03d" % receiver if site is None else site,
+                now=self.now,
+            )
             serving.turn = turn
             node.whose[turn] = receiver
         self._go_on(server)

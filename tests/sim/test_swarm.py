@@ -24,7 +24,7 @@ from tests.sim.swarm import MIB, Swarm, simulate
         pytest.param(Swarm(16, 128), 1.25, 1.1, marks=pytest.mark.long),
         # Of one site they divide, so that nothing comes in twice.
         (Swarm(8, 128, site_size=8, line_rate=1e12), 1.25, 1.02),
-        (Swarm(16, 64, site_size=16, line_rate=1e12), 1.35, 1.02),
+        (Swarm(16, 64, site_size=16, line_rate=1e12), 1.40, 1.02),
     ],
     ids=str,
 )

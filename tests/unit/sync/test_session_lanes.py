@@ -68,7 +68,7 @@ async def test_a_peer_that_takes_slowly_in_a_crowd_is_answered_afterwards(
 
     monkeypatch.setattr(pair.link.right, "until_gone", measuring)
     turns = pair.repo.directory.spans.turns
-    async with turns.one("another", lambda: 1), trio.open_nursery() as nursery:
+    async with turns.one("another", lambda: 1, site="there"), trio.open_nursery() as nursery:
         nursery.start_soon(pair.ask, 0)
         await measured.wait()
         nursery.start_soon(carry, pair.client)

@@ -343,7 +343,9 @@ async def test_what_a_peer_was_told_is_not_picked_for_its_next_request_though_it
         told: list[Answer] = []
         async with AsyncExitStack() as stack:
             for name in ("somebody", "somebody else"):
-                turn = await stack.enter_async_context(spans.turns.one(name, lambda: 1))
+                turn = await stack.enter_async_context(
+                    spans.turns.one(name, lambda: 1, site="theirs")
+                )
                 await spans.turns.begin(turn)
             number = peer.begin(request, on_part=told.append, on_end=lambda _: None)
             while not told:

@@ -38,41 +38,74 @@ class Lines:
         self.sent[peer] += 1
 
 
-async def take(turns: UploadTurns, lines: Lines, peer: int, *, until_s: float = math.inf) -> None:
+async def take(
+    turns: UploadTurns, lines: Lines, peer: int, *, site: int = 0, until_s: float = math.inf
+) -> None:
     """A peer that has asked again as soon as it has something, whatever it lacks."""
     while trio.current_time() < until_s:
-        async with turns.one(peer, lambda: 1) as turn:
+        async with turns.one(peer, lambda: 1, site=site) as turn:
             await turns.begin(turn)
             await lines.send(peer)
             turns.sent(turn, SPAN)
 
 
-async def crowd(lines: Lines, clock: MockClock, *, peers: int, seconds: float) -> UploadTurns:
+async def crowd(
+    lines: Lines, clock: MockClock, *, peers: int, sites: int, seconds: float
+) -> UploadTurns:
     turns = UploadTurns()
     ends = clock.current_time() + seconds
     async with trio.open_nursery() as nursery:
         for peer in range(peers):
-            nursery.start_soon(partial(take, turns, lines, peer, until_s=ends))
+            nursery.start_soon(partial(take, turns, lines, peer, site=peer % sites, until_s=ends))
     return turns
 
 
-async def test_fast_peers_at_a_slow_line_are_sent_to_few_at_a_time(
-    autojump_clock: MockClock,
-) -> None:
+async def test_the_peers_of_a_site_are_sent_to_few_at_a_time(autojump_clock: MockClock) -> None:
     lines = Lines(up=12.5e6, down=125e6)
-    await crowd(lines, autojump_clock, peers=8, seconds=20)
-    assert lines.most <= 6
+    await crowd(lines, autojump_clock, peers=8, sites=1, seconds=20)
+    assert lines.most <= 3
     assert lines.sent.total() * SPAN >= 0.8 * 20 * 12.5e6
     # Who of two that are ready goes first is trio's choice, by chance.
     assert min(lines.sent.values()) >= 0.6 * max(lines.sent.values())
 
 
-async def test_slow_peers_at_a_fast_line_are_sent_to_all_together(
+async def test_sites_with_slow_lines_are_sent_to_all_together_by_a_fast_one(
     autojump_clock: MockClock,
 ) -> None:
     lines = Lines(up=1.25e9, down=1.25e6)
-    await crowd(lines, autojump_clock, peers=20, seconds=20)
-    assert lines.most >= 15
+    turns = await crowd(lines, autojump_clock, peers=40, sites=20, seconds=60)
+    assert turns.sites >= 16
+    assert lines.most >= 32
+
+
+async def test_no_more_sites_are_sent_to_than_fill_a_slow_line(autojump_clock: MockClock) -> None:
+    lines = Lines(up=12.5e6, down=6.25e6)
+    turns = await crowd(lines, autojump_clock, peers=20, sites=20, seconds=120)
+    assert turns.sites <= 4
+    assert lines.sent.total() * SPAN >= 0.8 * 120 * 12.5e6
+    assert min(lines.sent.values()) >= 0.6 * max(lines.sent.values())
+
+
+async def test_a_site_whose_line_is_taken_does_not_hold_up_another(
+    autojump_clock: MockClock,
+) -> None:
+    turns = UploadTurns()
+    begun: list[str] = []
+
+    async def once(name: str, site: int) -> None:
+        async with turns.one(name, lambda: 1, site=site) as turn:
+            await turns.begin(turn)
+            begun.append(name)
+            await trio.sleep(1.0)  # of simulated time
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(once, f"first {number}", 1)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(once, "second", 2)
+        await trio.testing.wait_all_tasks_blocked()
+        assert begun[3:] == ["second"]
+    assert autojump_clock.current_time() > 0
 
 
 async def test_who_is_stuck_does_not_hold_the_others_up(autojump_clock: MockClock) -> None:
@@ -81,7 +114,7 @@ async def test_who_is_stuck_does_not_hold_the_others_up(autojump_clock: MockCloc
     async with trio.open_nursery() as nursery:
 
         async def stuck(peer: int) -> None:
-            async with turns.one(peer, lambda: 1) as turn:
+            async with turns.one(peer, lambda: 1, site=0) as turn:
                 await turns.begin(turn)
                 await trio.sleep_forever()
 
@@ -103,13 +136,13 @@ async def test_of_those_who_wait_the_one_that_lacks_most_is_next(autojump_clock:
     lacks = {1: 5, 2: 9, 3: 7, 4: 9}
 
     async def once(peer: int) -> None:
-        async with turns.one(peer, lambda: lacks[peer]) as turn:
+        async with turns.one(peer, lambda: lacks[peer], site=0) as turn:
             await turns.begin(turn)
             await lines.send(peer)
             turns.sent(turn, SPAN)
 
     async with trio.open_nursery() as nursery:
-        for busy in (11, 12, 13):  # two are sent to, one is told what comes next
+        for busy in (11, 12, 13, 14):  # three are sent to, one is told what comes next
             lacks[busy] = 1
             nursery.start_soon(once, busy)
         await trio.testing.wait_all_tasks_blocked()
@@ -125,7 +158,7 @@ async def test_of_those_who_wait_the_one_that_lacks_most_is_next(autojump_clock:
 async def test_one_peer_alone_waits_for_nothing(count: int, autojump_clock: MockClock) -> None:
     turns = UploadTurns()
     for _ in range(count):
-        async with turns.one("only", lambda: 1) as turn:
+        async with turns.one("only", lambda: 1, site=0) as turn:
             await turns.begin(turn)
     assert not turns.crowded("only")
     assert turns.crowded("another")
