@@ -18,6 +18,8 @@ from typing import Final
 
 LEVELS: Final = (3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """How many sites at a time may be tried."""
+FIRST: Final = LEVELS.index(4)
+"""Which of them to begin with: fewer leave lines empty, more make everything late."""
 FAR: Final = 2
 """Levels that are tried at once, twice as many sites, until that does not pay."""
 ROUNDS: Final = 2
@@ -39,7 +41,7 @@ class Breadth:
     """How many sites may be sent to at a time: `limit`."""
 
     def __init__(self) -> None:
-        self._level = 0
+        self._level = FIRST
         """What has paid."""
         self._used = 0
         """What of it is used, if fewer sites than that want anything."""
@@ -54,7 +56,7 @@ class Breadth:
         """Which way is tried next,"""
         self._stride = FAR
         """and how far."""
-        self._settling = LEVELS[0]
+        self._settling = LEVELS[FIRST]
         """Spans that were begun when another number was in use, and do not count."""
         self._since = 0.0
         self._spans = 0
