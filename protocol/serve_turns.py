@@ -2,13 +2,14 @@
 
 Spans that are sent to many peers at once all arrive late, and what arrives late is passed on late.
 So those who ask take turns: first who lacks most, since a swarm is as late as its last; few are
-sent at a time, as many as it takes to fill a line; and who comes next is told what was
+sent at a time, as many as it takes to fill the lines; and who comes next is told what was
 picked for it while others are still being sent to, which leaves it the time to say that it has it.
 
-A line is full with three spans under way. There is this node's own, and one to each site: peers of
-one site share theirs, or at this node's own site its network. So three are sent to a site at a
-time, and to how many sites at a time is found out (`protocol.serve_breadth`). Whoever is stuck does
-not count. With one peer alone nothing waits.
+There is this node's own line, and one to each site: peers of one site share theirs, or at this
+node's own site its network. Three spans under way fill one, so three are sent to a site at a time,
+and how many in all is found out (`protocol.serve_breadth`). A place that becomes free goes to the
+site that is sent least, of those who wait longest. Whoever is stuck does not count. With one peer
+alone nothing waits.
 
 Times are the owner's `now` in seconds. Whoever waits for something is told by the owner, which
 calls `go_on` after everything that happens, and every `LOOK_S` while somebody waits.
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from protocol.serve_breadth import Breadth
@@ -27,11 +29,16 @@ A_SITE: Final = 3
 """Peers of one site that are sent to at a time."""
 AHEAD: Final = 1
 """Peers that are told what was picked for them before there is room to send it: so many of a site
-that is sent to, and so many of the others."""
-SPAN_WEIGHT: Final = 0.2
+that is sent as much as may be, and so many of all others."""
+FASTER: Final = 0.2
+SLOWER: Final = 0.02
+"""What a span counts that took less time, or more, than spans usually do."""
+FIRST_STUCK_S: Final = 10.0
+"""Nobody is thought to be stuck for less than that before anything was taken: a slow line takes
+some time over the first spans."""
 STUCK_S: Final = 2.0
 STUCK_FACTOR: Final = 3.0
-"""Who takes so many times longer than spans take on the average does not count."""
+"""Who takes so many times longer than spans usually do does not count."""
 LOOK_S: Final = 0.25
 """How often it is looked for who is stuck while others wait."""
 COMPARED: Final = 16
@@ -72,8 +79,8 @@ class ServeTurns:
         return len(self._sending)
 
     @property
-    def sites(self) -> int:
-        """Sites that may be sent to at a time by now."""
+    def at_once(self) -> int:
+        """How many may be sent to at a time by now."""
         return self._breadth.limit
 
     def crowded(self, peer: Hashable, *, now: float) -> bool:
@@ -104,13 +111,18 @@ class ServeTurns:
         if turn.since is None or turn not in self._sending:
             return
         took_s = now - turn.since
-        self._span_s += SPAN_WEIGHT * (took_s - self._span_s)
-        others = [one for one in self._sending if one is not turn]
+        self._span_s = _usual(self._span_s, took_s)
+        under_way = self._under_way(now)
         self._breadth.sent(
             size_bytes,
             took_s=took_s,
-            ages_s=[now - one.since for one in others if one.since is not None],
-            sites=len({one.site for one in (turn, *others, *self._granted, *self._waiting)}),
+            ages_s=[
+                now - one.since
+                for one in self._sending
+                if one is not turn and one.since is not None
+            ],
+            binding=under_way.total() >= self._breadth.limit
+            and any(under_way[one.site] < A_SITE for one in chain(self._granted, self._waiting)),
             now=now,
         )
 
@@ -119,12 +131,20 @@ class ServeTurns:
         changed: list[Turn] = []
         under_way = self._under_way(now)
         while True:
-            if turn := self._first_to_begin(under_way):
+            begins = self._first_to_begin(under_way)
+            turn = None
+            if begins is None or under_way[begins.site]:
+                turn = self._first_to_grant(under_way)
+            # Who was told what comes waits a little longer where a line would stay empty.
+            if begins is not None and (
+                turn is None or under_way[turn.site] >= under_way[begins.site]
+            ):
+                turn = begins
                 self._granted.remove(turn)
                 turn.since = now
                 self._sending.append(turn)
                 under_way[turn.site] += 1
-            elif turn := self._first_to_grant(under_way):
+            elif turn is not None:
                 self._waiting.remove(turn)
                 self._granted.append(turn)
                 turn.granted = True
@@ -135,31 +155,39 @@ class ServeTurns:
     # In it
 
     def _under_way(self, now: float) -> Counter[Hashable]:
-        """Sites that are sent to, and to how many peers of each; who is stuck is left out."""
-        stuck_s = max(STUCK_S, STUCK_FACTOR * self._span_s)
+        """How many of each site are sent to; who is stuck is left out."""
+        stuck_s = max(STUCK_S, STUCK_FACTOR * self._span_s) if self._span_s else FIRST_STUCK_S
         return Counter(
             turn.site
             for turn in self._sending
             if turn.since is not None and now - turn.since < stuck_s
         )
 
-    def _may_begin(self, turn: Turn, under_way: Counter[Hashable]) -> bool:
-        if turn.site in under_way:  # there may be more sites than by now may be
-            return under_way[turn.site] < A_SITE and len(under_way) <= self._breadth.limit
-        return len(under_way) < self._breadth.limit
-
     def _first_to_begin(self, under_way: Counter[Hashable]) -> Turn | None:
-        return next((one for one in self._granted if self._may_begin(one, under_way)), None)
+        if under_way.total() >= self._breadth.limit:
+            return None
+        able = [one for one in self._granted if under_way[one.site] < A_SITE]
+        return min(able, key=lambda turn: under_way[turn.site], default=None)
 
     def _first_to_grant(self, under_way: Counter[Hashable]) -> Turn | None:
-        """Of those who can be sent to soonest the first that lacks most, of several sites one to
-        which least is sent."""
-        ahead = Counter(one.site if one.site in under_way else None for one in self._granted)
+        """Of those who wait longest and could be sent to soonest the first that lacks most, of
+        several sites one to which least is sent."""
+        room = under_way.total() < self._breadth.limit
+        ahead = Counter(
+            one.site if under_way[one.site] >= A_SITE else None for one in self._granted
+        )
         soonest: list[Turn] = []
         for turn in self._waiting:
-            key = turn.site if turn.site in under_way else None
-            if self._may_begin(turn, under_way) or ahead[key] < AHEAD:
+            taken = under_way[turn.site] >= A_SITE
+            if (room and not taken) or ahead[turn.site if taken else None] < AHEAD:
                 soonest.append(turn)
                 if len(soonest) == COMPARED:
                     break
         return max(soonest, key=lambda turn: (-under_way[turn.site], turn.lacks()), default=None)
+
+
+def _usual(before_s: float, took_s: float) -> float:
+    """How long spans take to those that take them well: slow ones hardly count."""
+    if not before_s:
+        return took_s
+    return before_s + (FASTER if took_s < before_s else SLOWER) * (took_s - before_s)

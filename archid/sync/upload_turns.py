@@ -32,9 +32,9 @@ class UploadTurns:
         return self._turns.sending
 
     @property
-    def sites(self) -> int:
-        """Sites that may be sent to at a time by now."""
-        return self._turns.sites
+    def at_once(self) -> int:
+        """How many may be sent to at a time by now."""
+        return self._turns.at_once
 
     def crowded(self, peer: Hashable) -> bool:
         """Whether somebody besides this peer has asked lately."""
