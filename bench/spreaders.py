@@ -11,9 +11,11 @@ from bench import libtorrent_pair, syncthing
 from bench.archid_many import archid_many
 from bench.libtorrent_many import libtorrent_many
 from bench.many import Layout, Spreader
+from bench.measuring import say
 from bench.rsync_many import rsync_many
 from bench.servers import has
 from bench.syncthing_many import syncthing_many
+from bench.transfer import TransferFailed
 
 Open = Callable[[Path, Layout], AbstractContextManager[Spreader]]
 
@@ -27,11 +29,20 @@ SPREADERS: Final[Mapping[str, tuple[Open, Callable[[], bool]]]] = {
 def spreaders(
     stack: ExitStack, base: Path, layout: Layout, peers: Sequence[str], *, fetch_plans: bool = False
 ) -> dict[str, Spreader | None]:
-    """archid and its peers, running and connected until the stack ends; None for who is absent."""
+    """archid and its peers, running and connected until the stack ends; None for who is absent.
+
+    A peer that cannot be brought to run here, or does not find the others over these lines, is
+    absent too, and it is said why: what archid does is measured all the same.
+    """
     opened: dict[str, Spreader | None] = {
         "archid": stack.enter_context(archid_many(base / "archid", layout, fetch_plans=fetch_plans))
     }
     for name in peers:
         program, installed = SPREADERS[name]
-        opened[name] = stack.enter_context(program(base / name, layout)) if installed() else None
+        opened[name] = None
+        if installed():
+            try:
+                opened[name] = stack.enter_context(program(base / name, layout))
+            except TransferFailed as error:
+                say(f"{name} takes no part: {error}")
     return opened

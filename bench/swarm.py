@@ -27,7 +27,7 @@ FULL_BYTES: Final = 128 << 20
 FULL_LINE: Final = LineShape("100mbit")
 QUICK_RECEIVERS: Final = (8,)
 QUICK_BYTES: Final = 16 << 20
-QUICK_LINE: Final = LineShape("50mbit")
+QUICK_LINE: Final = FULL_LINE
 PEERS: Final = ("libtorrent", "syncthing")
 
 

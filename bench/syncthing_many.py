@@ -20,7 +20,7 @@ from bench.network import Network
 from bench.syncthing import FOLDER, Syncthing
 from bench.transfer import TransferFailed
 
-MEETING_S: Final = 180.0
+MEETING_S: Final = 60.0
 STARTED_AT_ONCE: Final = 3
 
 
