@@ -22,7 +22,7 @@ FIRST: Final = LEVELS.index(4)
 """Which of them to begin with: fewer leave lines empty, more make everything late."""
 FAR: Final = 2
 """Levels that are tried at once, twice as many spans, until that does not pay."""
-PAYS: Final = 0.4
+PAYS: Final = 0.25
 """More at a time pay when so much of what they would take in proportion is taken in addition."""
 STEADY: Final = 0.25
 """A rate that differs by less from the one before is that of the line, and not of a beginning."""
@@ -30,10 +30,10 @@ FEWEST_SPANS: Final = 16
 """Spans that are counted before a number is judged, or twice as many as are sent at a time."""
 ROUNDS: Final = 2
 """How many times as long as a span takes is measured, at least."""
-PATIENCE: Final = 8
+PATIENCE: Final = 16
 """How often the same is found before another number is tried; twice as often each time that
 it does not pay, up to:"""
-MOST_PATIENCE: Final = 64
+MOST_PATIENCE: Final = 128
 BLINK_S: Final = 1e-6
 
 

@@ -33,7 +33,7 @@ that is sent as much as may be, and so many of all others."""
 FASTER: Final = 0.2
 SLOWER: Final = 0.02
 """What a span counts that took less time, or more, than spans usually do."""
-FIRST_STUCK_S: Final = 10.0
+FIRST_STUCK_S: Final = 30.0
 """Nobody is thought to be stuck for less than that before anything was taken: a slow line takes
 some time over the first spans."""
 STUCK_S: Final = 2.0
@@ -163,23 +163,26 @@ class ServeTurns:
             if turn.since is not None and now - turn.since < stuck_s
         )
 
+    def _may_begin(self, site: Hashable, under_way: Counter[Hashable]) -> bool:
+        sites, total, limit = under_way[site], under_way.total(), self._breadth.limit
+        # Who is sent nothing may begin a little beyond the limit: its line would stay empty.
+        return sites < A_SITE and total < (limit if sites else limit + limit // 2)
+
     def _first_to_begin(self, under_way: Counter[Hashable]) -> Turn | None:
-        if under_way.total() >= self._breadth.limit:
-            return None
-        able = [one for one in self._granted if under_way[one.site] < A_SITE]
+        able = [one for one in self._granted if self._may_begin(one.site, under_way)]
         return min(able, key=lambda turn: under_way[turn.site], default=None)
 
     def _first_to_grant(self, under_way: Counter[Hashable]) -> Turn | None:
         """Of those who wait longest and could be sent to soonest the first that lacks most, of
         several sites one to which least is sent."""
-        room = under_way.total() < self._breadth.limit
         ahead = Counter(
             one.site if under_way[one.site] >= A_SITE else None for one in self._granted
         )
         soonest: list[Turn] = []
         for turn in self._waiting:
             taken = under_way[turn.site] >= A_SITE
-            if (room and not taken) or ahead[turn.site if taken else None] < AHEAD:
+            may_begin = self._may_begin(turn.site, under_way)
+            if may_begin or ahead[turn.site if taken else None] < AHEAD:
                 soonest.append(turn)
                 if len(soonest) == COMPARED:
                     break

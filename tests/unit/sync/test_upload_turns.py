@@ -76,8 +76,9 @@ async def test_sites_with_slow_lines_are_sent_to_all_together_by_a_fast_one(
 ) -> None:
     lines = Lines(up=1.25e9, down=1.25e6)
     turns = await crowd(lines, autojump_clock, peers=40, sites=20, seconds=60)
-    assert turns.at_once >= 24
-    assert lines.most >= 24
+    assert turns.at_once >= 12
+    assert lines.most >= 20  # every site has something
+    assert lines.sent.total() * SPAN >= 0.6 * 60 * 40 * 1.25e6
 
 
 @pytest.mark.parametrize("peers", [20, 40])
@@ -97,7 +98,7 @@ async def test_on_a_line_that_needs_seconds_for_a_span_nobody_is_thought_to_be_s
 ) -> None:
     lines = Lines(up=0.3e6, down=125e6)
     turns = await crowd(lines, autojump_clock, peers=30, sites=30, seconds=300)
-    assert lines.most <= 8
+    assert lines.most <= 12
     assert turns.at_once <= 6
 
 
