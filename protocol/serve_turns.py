@@ -33,9 +33,9 @@ that is sent as much as may be, and so many of all others."""
 FASTER: Final = 0.2
 SLOWER: Final = 0.02
 """What a span counts that took less time, or more, than spans usually do."""
-FIRST_STUCK_S: Final = 30.0
-"""Nobody is thought to be stuck for less than that before anything was taken: a slow line takes
-some time over the first spans."""
+FIRST_STUCK_S: Final = 3.0
+"""Before anything was taken nobody is thought to be stuck for less than that for each that is sent
+to: all of them share a line that may be slow."""
 STUCK_S: Final = 2.0
 STUCK_FACTOR: Final = 3.0
 """Who takes so many times longer than spans usually do does not count."""
@@ -156,7 +156,9 @@ class ServeTurns:
 
     def _under_way(self, now: float) -> Counter[Hashable]:
         """How many of each site are sent to; who is stuck is left out."""
-        stuck_s = max(STUCK_S, STUCK_FACTOR * self._span_s) if self._span_s else FIRST_STUCK_S
+        stuck_s = max(STUCK_S, STUCK_FACTOR * self._span_s)
+        if not self._span_s:
+            stuck_s = FIRST_STUCK_S * len(self._sending)
         return Counter(
             turn.site
             for turn in self._sending
