@@ -74,7 +74,8 @@ class Breadth:
         `ages_s` says how long those take by now that are still being taken, `binding` whether
         somebody waits because of `limit` alone: nothing is learnt while nobody does.
         """
-        if not binding:
+        more = self._tried is not None and self._tried > self._level
+        if not binding and not more:  # where more are tried nobody may wait any more
             self._settle()
             return
         if self._settling:

@@ -42,7 +42,10 @@ STUCK_FACTOR: Final = 3.0
 LOOK_S: Final = 0.25
 """How often it is looked for who is stuck while others wait."""
 COMPARED: Final = 16
-"""Of the peers that wait longest, and could be sent to soonest, so many are compared."""
+"""Of the peers that wait longest, and could be sent to soonest, so many are compared. Who was
+passed over so often goes first."""
+MANY_SPANS: Final = 1 << 20
+"""What somebody lacks who does not say it, as who asks by name: it goes before those who do."""
 
 
 @dataclass(eq=False)
@@ -58,6 +61,8 @@ class Turn:
     """Whether it may be told what it will be sent."""
     since: float | None = None
     """When sending began."""
+    passed: int = 0
+    """How often another that came later, or lacks more, was granted instead."""
 
 
 class ServeTurns:
@@ -145,6 +150,7 @@ class ServeTurns:
                 self._sending.append(turn)
                 under_way[turn.site] += 1
             elif turn is not None:
+                self._count_passed(turn, under_way)
                 self._waiting.remove(turn)
                 self._granted.append(turn)
                 turn.granted = True
@@ -188,7 +194,17 @@ class ServeTurns:
                 soonest.append(turn)
                 if len(soonest) == COMPARED:
                     break
-        return max(soonest, key=lambda turn: (-under_way[turn.site], turn.lacks()), default=None)
+        return max(
+            soonest,
+            key=lambda one: (-under_way[one.site], one.passed >= COMPARED, one.lacks()),
+            default=None,
+        )
+
+    def _count_passed(self, granted: Turn, under_way: Counter[Hashable]) -> None:
+        """Nobody is passed over for ever: one version's few last spans beside another's many."""
+        for turn in self._waiting[: self._waiting.index(granted)]:
+            if under_way[turn.site] <= under_way[granted.site]:
+                turn.passed += 1
 
 
 def _usual(before_s: float, took_s: float) -> float:

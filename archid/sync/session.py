@@ -70,14 +70,12 @@ from protocol.messages import (
     SpanAnswer,
 )
 from protocol.refusals import GrantsNotAccepted, NodeDenied, NotEntitled
-from protocol.serve_turns import Turn
+from protocol.serve_turns import MANY_SPANS, Turn
 
 log = get_logger(__name__)
 _sparing = SparingLog(log)
 
 _USUAL: Final = frozenset({ErrorCode.CANCELLED, ErrorCode.UNKNOWN_MANIFEST})
-MANY_SPANS: Final = 1 << 20
-"""Who asks by name does not say what it lacks: it is served before those who do."""
 _OTHER_LEAF: Final = "that leaf belongs to another site"
 
 

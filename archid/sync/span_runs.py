@@ -28,6 +28,7 @@ from protocol.errors import ProtocolError
 from protocol.frames import Buffer
 from protocol.ids import ManifestId
 from protocol.messages import GetAny, GetSpan, Picked, Request, SpanAnswer
+from protocol.serve_turns import MANY_SPANS
 
 MOST: Final = 16
 """Spans that are chosen and not begun."""
@@ -121,7 +122,8 @@ class SpanRuns:
             return 0
         async with (
             self._spans.slots.one(peer.node),
-            turns.one(peer.node, lambda: len(requests), site=line_of(peer.facts)) as turn,
+            # It is over at once if others ask as well.
+            turns.one(peer.node, lambda: MANY_SPANS, site=line_of(peer.facts)) as turn,
         ):
             await turns.begin(turn)
             lane = peer.lane

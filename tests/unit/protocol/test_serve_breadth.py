@@ -72,6 +72,13 @@ def test_where_nobody_waits_nothing_is_tried_and_what_has_paid_is_kept() -> None
     assert set(sender.play(sites=2, own=10_000, theirs=1, spans=1_000)) == {limit}
 
 
+def test_a_trial_after_which_nobody_waits_is_judged_all_the_same() -> None:
+    used = Sender().play(sites=5, own=3, theirs=1, spans=2_000)
+    assert max(used) > LEVELS[FIRST]
+    late = used[1_000:]
+    assert sum(one > LEVELS[FIRST] for one in late) < len(late) / 10
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 10), st.booleans(), st.floats(0, 10)),

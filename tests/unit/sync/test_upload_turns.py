@@ -185,6 +185,28 @@ async def test_of_those_who_wait_the_one_that_lacks_most_is_next(autojump_clock:
     assert autojump_clock.current_time() > 0
 
 
+async def test_who_lacks_little_gets_something_beside_many_who_lack_much(
+    autojump_clock: MockClock,
+) -> None:
+    lines = Lines(up=12.5e6, down=125e6)
+    turns = UploadTurns()
+    lacks = {1: 5} | dict.fromkeys(range(2, 12), 300)
+
+    async def ask(peer: int) -> None:
+        while trio.current_time() < 60:
+            async with turns.one(peer, lambda: lacks[peer], site=0) as turn:
+                await turns.begin(turn)
+                await lines.send(peer)
+                turns.sent(turn, SPAN)
+
+    async with trio.open_nursery() as nursery:
+        for peer in lacks:
+            nursery.start_soon(ask, peer)
+    assert lines.sent[1] >= 15
+    assert min(lines.sent.values()) == lines.sent[1]
+    assert autojump_clock.current_time() >= 60
+
+
 @pytest.mark.parametrize("count", [1, 20])
 async def test_one_peer_alone_waits_for_nothing(count: int, autojump_clock: MockClock) -> None:
     turns = UploadTurns()
