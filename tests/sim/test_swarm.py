@@ -35,7 +35,7 @@ def test_a_swarm_fills_near_the_bound_and_the_seed_sends_hardly_more_than_one_co
     result = simulate(swarm)
     assert result.seconds <= slowest * swarm.lower_bound_s
     assert result.seed_copies <= copies
-    assert result.duplicate_bytes <= 0.05 * swarm.receivers * swarm.size_mib * MIB
+    assert result.duplicate_bytes <= 0.035 * swarm.receivers * swarm.size_mib * MIB
 
 
 def test_what_waits_in_the_kernels_of_senders_makes_a_swarm_slow() -> None:
