@@ -54,7 +54,7 @@ class Turn:
 
     peer: Hashable
     site: Hashable
-    """What it is known by which line is shared: the peer itself if with nobody."""
+    """Peers of the same are behind the same line; a peer that shares none is its own."""
     lacks: Callable[[], int]
     """How many spans it could be sent by now."""
     granted: bool = False
@@ -172,9 +172,9 @@ class ServeTurns:
         )
 
     def _may_begin(self, site: Hashable, under_way: Counter[Hashable]) -> bool:
-        sites, total, limit = under_way[site], under_way.total(), self._breadth.limit
+        theirs, limit = under_way[site], self._breadth.limit
         # Who is sent nothing may begin a little beyond the limit: its line would stay empty.
-        return sites < A_SITE and total < (limit if sites else limit + limit // 2)
+        return theirs < A_SITE and under_way.total() < (limit if theirs else limit + limit // 2)
 
     def _first_to_begin(self, under_way: Counter[Hashable]) -> Turn | None:
         able = [one for one in self._granted if self._may_begin(one.site, under_way)]

@@ -15,7 +15,7 @@ from protocol.serve_turns import LOOK_S, ServeTurns, Turn
 
 
 def line_of(facts: NodeFacts) -> Hashable:
-    """By what it is known which peers are reached over the same line."""
+    """The line a peer is behind: that of its site, or its own. Equal for those who share one."""
     return facts.site or facts.node
 
 
