@@ -126,7 +126,15 @@ class FleetView:
         facts = tuple(self._evidence(node, release, state, one))
         if release.state == "withdrawn":
             gone = one is None or one.state == "withdrawn"
-            told = "" if gone else f", and {node.name} has not heard of it yet"
+            if one is not None and one.state == "failed" and one.generation >= release.generation:
+                return Cause(
+                    f"{release.name} was withdrawn, and {node.name} could not take it away:"
+                    f" {one.reason}",
+                    "Look at its disk and `archid log` there; it tries again every few seconds",
+                    False,
+                    facts,
+                )
+            told = "" if gone else f", and {node.name} has not taken it away yet"
             remedy = None if gone else "It does with its next contact; until then it plays on"
             return Cause(f"{release.name} was withdrawn{told}", remedy, gone, facts)
         if node.node not in release.servers:

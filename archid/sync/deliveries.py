@@ -217,7 +217,8 @@ class Deliveries:
                     due_s = LONGEST_NAP_S
         except ArchidError as error:
             if self._failures.get(header.release) != error.sentence:
-                log.error("release_not_switched", release=header.name, why=error.sentence)
+                what = "release_not_taken_away" if header.withdrawn else "release_not_switched"
+                log.error(what, release=header.name, why=error.sentence)
             self._failures[header.release] = error.sentence
             # A tree that somebody took away is fetched again.
             for entry in self.granted.entries(header):
@@ -259,10 +260,12 @@ class Deliveries:
 
     def _state(self, header: ReleaseHeader) -> tuple[DeliveryState, str | None]:
         now = self._clock()
-        if header.withdrawn:
-            return DeliveryState.WITHDRAWN, None
         if failure := self._failures.get(header.release):
             return DeliveryState.FAILED, failure
+        if header.withdrawn:
+            # What is played until the link is gone must not be called withdrawn.
+            plays = self._activations.owner(header.name) == header.release
+            return (DeliveryState.ACTIVE if plays else DeliveryState.WITHDRAWN), None
         hold = self._activations.hold(header.release)
         if hold is not None and hold.concerns(header) and now < header.end_s:
             return DeliveryState.ROLLED_BACK, held_because(hold)

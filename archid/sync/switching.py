@@ -60,9 +60,12 @@ class Switcher:
         """Take a withdrawn release away, if the name is its own. Raises ArchidError."""
         bundles = self.library.bundles
         async with self.lock:
-            if await trio.to_thread.run_sync(bundles.active, header.name) is None:
-                return
+            active = await trio.to_thread.run_sync(bundles.active, header.name)
             owner = self.activations.owner(header.name)
+            if active is None:
+                if owner == header.release:  # somebody else took it away, or a crash came between
+                    await self.activations.withdrawn(header)
+                return
             if owner is None:
                 # The journal does not say whose it is: another release of this name may own it.
                 others = (o for o in self.granted.headers() if o.release != header.release)
@@ -72,6 +75,7 @@ class Switcher:
             if not owned:
                 return
             await trio.to_thread.run_sync(bundles.deactivate, header.name)
+            self.on_switched(header.release)
             log.info("release_withdrawn", release=header.name, generation=header.generation)
             self._publish("release.withdrawn", header)
             await self.activations.withdrawn(header)

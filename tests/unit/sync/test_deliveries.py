@@ -16,6 +16,7 @@ from archid.sync.deliveries import Deliveries, Delivery, DeliveryState
 from protocol.facts import LeafItem, ReleaseHeader
 from tests.expected_errors import ErrorWatch
 from tests.unit.protocol.signed_fleet import NOW_S
+from tests.unit.store.disks import as_root, read_only
 from tests.unit.store.trees import Version
 from tests.unit.sync.sync_nodes import SyncFleet, SyncNode, entries, event, reel, release, running
 
@@ -276,6 +277,62 @@ async def test_a_release_that_cannot_be_switched_says_why_and_is_tried_again(
         blocked.rmdir()
         await event(events, "release.activated")
         assert one(deliveries).state is DeliveryState.ACTIVE
+
+
+async def test_a_withdrawn_release_plays_until_it_is_taken_away(
+    node: SyncNode, film: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    dune = release("Dune")
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated")
+        async with deliveries.switcher.lock:
+            await tell(node, replace(dune, state="withdrawn", generation=2))
+            await trio.testing.wait_all_tasks_blocked()
+            assert active(node) is not None
+            assert one(deliveries).state is DeliveryState.ACTIVE
+        await event(events, "release.withdrawn")
+        assert one(deliveries).state is DeliveryState.WITHDRAWN
+
+
+@as_root
+async def test_a_withdrawn_release_that_cannot_be_taken_away_says_why_and_is_tried_again(
+    node: SyncNode, film: Version, expected_errors: ErrorWatch
+) -> None:
+    expected_errors.expect("release_not_taken_away")
+    deliveries = deliveries_of(node)
+    dune = release("Dune")
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated")
+        with read_only(node.paths.scripts / "releases"):
+            await tell(node, replace(dune, state="withdrawn", generation=2))
+            while one(deliveries).state is not DeliveryState.FAILED:
+                await trio.testing.wait_all_tasks_blocked()
+            assert "read-only" in (one(deliveries).reason or "").lower()
+            assert active(node) is not None
+        await event(events, "release.withdrawn")
+        assert active(node) is None
+        assert one(deliveries).state is DeliveryState.WITHDRAWN
+
+
+async def test_a_withdrawn_release_that_somebody_took_away_is_withdrawn(
+    node: SyncNode, film: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    dune = release("Dune")
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated")
+        (node.paths.scripts / "releases" / "Dune").unlink()
+        await tell(node, replace(dune, state="withdrawn", generation=2))
+        while one(deliveries).state is not DeliveryState.WITHDRAWN:
+            await trio.testing.wait_all_tasks_blocked()
+    again = deliveries_of(node)
+    async with running(again.run):
+        await trio.testing.wait_all_tasks_blocked()
+        assert states(again) == {"Dune": DeliveryState.WITHDRAWN}, "and it is remembered"
 
 
 async def test_what_a_server_waits_for_is_said(node: SyncNode) -> None:
