@@ -116,7 +116,8 @@ class Session:
         self._for_spans_came = trio.Event()
         self._following: dict[ManifestId, tuple[SpanNews, int]] = {}
         self._owed: set[ManifestId] = set()
-        """Versions with spans that are damaged here: the peer is told when they are repaired."""
+        """Versions that the peer knows to be here in part, and that nothing is verified of now or
+        that it may not read now: it is told of all that comes once that is otherwise."""
 
     async def run(self) -> None:
         """Answer until the peer is gone."""
@@ -292,6 +293,8 @@ class Session:
     def _entitle(self, request: Entitle) -> None:
         try:
             self._access.show(request.manifest, request.proof)
+            if request.manifest in self._owed:
+                self._spans.changed.fire()
             self._spans.sought(self._peer, request.manifest)
             if self._whereabouts is not None:
                 self._whereabouts.seeks(self._peer, request.manifest)
@@ -322,17 +325,16 @@ class Session:
         # Looked at first: what is verified meanwhile is told twice rather than not at all.
         news = self._spans.news(manifest)
         told = len(news.came) if news else 0
-        damaged = self._library.damage.chunks(manifest)
-        if self._library.holds(manifest) and not damaged:
+        if self._library.holds(manifest) and not self._library.damage.chunks(manifest):
             return HaveAnswer(request.request, complete=True, bitmaps=())
         bitmaps = await trio.to_thread.run_sync(self._library.seeding.shared_bitmaps, manifest)
         if bitmaps is None:
             raise Refusal(ErrorCode.UNKNOWN_MANIFEST, "that manifest is not held here")
         if news is not None:
             self._following[manifest] = (news, told)
-            self._spans.changed.fire()  # some may have come before this was followed
-        elif damaged:
+        else:  # it may be fetched or repaired by now
             self._owed.add(manifest)
+        self._spans.changed.fire()  # some may have come before this was followed
         return HaveAnswer(request.request, complete=False, bitmaps=tuple(bitmaps))
 
     def _rotten(self, manifest: ManifestId) -> None:
@@ -343,28 +345,33 @@ class Session:
     async def _tell_spans(self) -> None:
         """Pass on what is verified here of versions whose have-map the peer has asked for."""
         seen = -1
-        while True:
-            seen = await self._spans.changed.wait(seen)
-            for manifest in tuple(self._owed):
-                if news := self._spans.news(manifest):
-                    self._owed.discard(manifest)
-                    self._following[manifest] = (news, 0)
-            for manifest, (news, told) in list(self._following.items()):
-                try:
-                    self._access.judge_again()
-                    while told < len(news.came) and self._access.may_read(manifest):
-                        piece, n = news.came[told]
-                        if not news.held_by(self._peer, piece, n):
-                            await self._peer.announce(HaveUpdate(manifest, piece, n))
-                        told += 1
-                except (PeerLost, ProtocolError):
-                    return  # whoever judges the peer ends its connection
-                if self._following[manifest][0] is not news:
-                    continue  # asked for anew meanwhile
-                if news.ended or not self._access.may_read(manifest):
-                    del self._following[manifest]
-                else:
-                    self._following[manifest] = (news, told)
+        with suppress(PeerLost, ProtocolError):  # whoever judges the peer ends its connection
+            while True:
+                seen = await self._spans.changed.wait(seen)
+                for manifest in tuple(self._following):
+                    await self._tell_of(manifest)
+                for manifest in tuple(self._owed):
+                    news = self._spans.news(manifest)
+                    if news is not None and self._access.may_read(manifest):
+                        self._owed.discard(manifest)
+                        self._following[manifest] = (news, 0)
+                        await self._tell_of(manifest)
+
+    async def _tell_of(self, manifest: ManifestId) -> None:
+        news, told = self._following[manifest]
+        self._access.judge_again()
+        while told < len(news.came) and self._access.may_read(manifest):
+            piece, n = news.came[told]
+            if not news.held_by(self._peer, piece, n):
+                await self._peer.announce(HaveUpdate(manifest, piece, n))
+            told += 1
+        if self._following[manifest][0] is not news:
+            return  # asked for anew meanwhile
+        if news.ended or not self._access.may_read(manifest):
+            del self._following[manifest]
+            self._owed.add(manifest)
+        else:
+            self._following[manifest] = (news, told)
 
     def _require_access(self, request: Request) -> None:
         """Raise Refusal unless the peer may have the answer by what counts at this moment.

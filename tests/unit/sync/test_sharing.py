@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import trio
+import trio.testing
 
 from archid.net.errors import PeerRefused, Refusal
 from archid.net.peer import Peer
@@ -20,6 +20,7 @@ from archid.sync.signal import Signal
 from archid.sync.upload_slots import UploadSlots
 from protocol.features import FEATURES, SWARM
 from protocol.fetch_peer import FIRST_BACKOFF_S
+from protocol.head import DENIED_RELEASE, Denial
 from protocol.ids import PieceId
 from protocol.layout import Span
 from protocol.messages import (
@@ -180,6 +181,82 @@ async def test_a_neighbour_is_not_told_of_what_it_is_known_to_hold(cinema: Cinem
                 take(third)
                 await until(lambda: bool(heard), told)
                 assert heard == [third.n]
+
+
+@asynccontextmanager
+async def hearing(
+    node: SyncNode, film: Version
+) -> AsyncIterator[Callable[[Span], Awaitable[None]]]:
+    """What peers announce to a node; the function waits until a span was."""
+    heard: set[tuple[PieceId, int]] = set()
+    told = Signal()
+
+    def hear(_peer: Peer, piece: PieceId, n: int) -> None:
+        heard.add((piece, n))
+        told.fire()
+
+    async def until_heard(span: Span) -> None:
+        await until(lambda: (span.piece, span.n) in heard, told)
+
+    with node.directory.spans.listening(film.manifest, hear, lambda _peer: None):
+        yield until_heard
+
+
+async def test_who_asks_just_before_a_node_begins_to_share_is_told_all_that_comes(
+    cinema: Cinema,
+) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    threads = trio.to_thread.current_default_thread_limiter()
+    async with linked(sas, salle) as link, hearing(sas, film) as until_heard:
+        proof = sas.leaf.proof_for(film.manifest)
+        await link.left.request(Entitle(0, film.manifest, proof))
+        have: list[HaveAnswer] = []
+
+        async def ask() -> None:
+            have.append(await link.left.request(GetHave(0, film.manifest), HaveAnswer))
+
+        salle.hold_documents(film)
+        usual, threads.total_tokens = threads.total_tokens, 1
+        with ExitStack() as stack:
+            stack.callback(setattr, threads, "total_tokens", usual)
+            async with trio.open_nursery() as nursery, threads:
+                nursery.start_soon(ask)
+                # The question has come, and its answer is to be looked up in a thread.
+                while not threads.statistics().tasks_waiting:
+                    await trio.testing.wait_all_tasks_blocked()
+                _, take = stack.enter_context(fetching(salle, film))
+            [answer] = have
+            assert not answer.complete
+            for span in film.layout.spans[:3]:
+                take(span)
+                await until_heard(span)
+
+
+async def test_who_showed_an_entry_anew_is_told_all_that_came_meanwhile(cinema: Cinema) -> None:
+    film, salle, sas = cinema.film, cinema.salle, cinema.sas
+    first, second, third, *_ = film.layout.spans
+    async with linked(sas, salle) as link, hearing(sas, film) as until_heard:
+        proof = sas.leaf.proof_for(film.manifest)
+        with fetching(salle, film) as (_, take):
+            await link.left.request(Entitle(0, film.manifest, proof))
+            await link.left.request(GetHave(0, film.manifest), HaveAnswer)
+            take(first)
+            await until_heard(first)
+            fleet, before = salle.fleet, salle.fleet.grants_roots[0]
+            fleet.sign(denied=(Denial(DENIED_RELEASE, release("Dune").release, before),))
+            await salle.take_head()
+            take(second)
+            with pytest.raises(PeerRefused) as refused:
+                await link.left.request(GetHave(0, film.manifest), HaveAnswer)
+            assert refused.value.reason is ErrorCode.NOT_ENTITLED
+            await sas.take_head()
+            proof = sas.leaf.proof_for(film.manifest)
+            await link.left.request(Entitle(0, film.manifest, proof))
+            await until_heard(second)
+        # Another fetch of it, as after one that failed.
+        with fetching(salle, film) as (_, take):
+            take(third)
+            await until_heard(third)
 
 
 async def test_another_cinema_is_told_nothing_of_what_is_being_fetched(cinema: Cinema) -> None:
