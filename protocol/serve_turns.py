@@ -27,6 +27,8 @@ from protocol.serve_breadth import Breadth
 
 A_SITE: Final = 3
 """Peers of one site that are sent to at a time."""
+SPARE: Final = 2
+"""A line with fewer spans under way idles when one of them ends, or is held up."""
 AHEAD: Final = 1
 """Peers that are told what was picked for them before there is room to send it: so many of a site
 that is sent as much as may be, and so many of all others."""
@@ -173,8 +175,9 @@ class ServeTurns:
 
     def _may_begin(self, site: Hashable, under_way: Counter[Hashable]) -> bool:
         theirs, limit = under_way[site], self._breadth.limit
-        # Who is sent nothing may begin a little beyond the limit: its line would stay empty.
-        return theirs < A_SITE and under_way.total() < (limit if theirs else limit + limit // 2)
+        # Lines that would stay empty, now or between two spans, may have a little beyond the limit.
+        beyond = limit // 2 if theirs < SPARE else 0
+        return theirs < A_SITE and under_way.total() < limit + beyond
 
     def _first_to_begin(self, under_way: Counter[Hashable]) -> Turn | None:
         able = [one for one in self._granted if self._may_begin(one.site, under_way)]
