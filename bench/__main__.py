@@ -48,8 +48,9 @@ from tests.fleet.process import DaemonFailed
 
 def _chunking(base: Path, args: argparse.Namespace) -> Outcome:
     kept = base / "ingest.json"
+    files = args.files or (20_000 if args.full else 5_000)
     ingest.main(
-        ["--files", str(args.files or 20_000), "--rounds", str(args.rounds or 3),
+        ["--files", str(files), "--rounds", str(args.rounds or 3),
          "--folder", str(base), "--json", str(kept)]
     )  # fmt: skip
     return Outcome(json.loads(kept.read_text()), [])

@@ -57,8 +57,8 @@ class Change:
 
 def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     """Both inputs, every change."""
-    size = args.size or (1 << 30 if args.full else 64 * MIB)
-    files = args.files or (20_000 if args.full else 2_000)
+    size = args.size or (1 << 30 if args.full else 32 * MIB)
+    files = args.files or (20_000 if args.full else 1_000)
     rounds = args.rounds or 3
     peers = chosen(args.peers, SUITED)
     large = large_versions(base / "large", size)

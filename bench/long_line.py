@@ -29,7 +29,7 @@ ONE_WAY_MS: Final = 50.0
 PEERS: Final = ("rsync", "syncthing", "libtorrent")
 TCP: Final = "TCP alone (iperf3)"
 BUFFERS: Final = {"tcp_rmem": "4096 131072 67108864", "tcp_wmem": "4096 65536 67108864"}
-LINE_SECONDS: Final = {"full": 20, "quick": 4}
+LINE_SECONDS: Final = {"full": 20, "quick": 3}
 """How long a transfer takes at the line's rate: its size follows."""
 
 

@@ -24,7 +24,9 @@ GOAL_TIME: Final = 1.15
 GOAL_COPIES: Final = 1.05
 FULL_CINEMAS: Final = 4
 QUICK_CINEMAS: Final = 2
-SERVERS: Final = 4
+FULL_SERVERS: Final = 4
+QUICK_SERVERS: Final = 2
+"""Of each cinema."""
 LINE: Final = LineShape("50mbit", delay_ms=15, loss=0.001)
 FULL_BYTES: Final = 128 << 20
 QUICK_BYTES: Final = 16 << 20
@@ -35,6 +37,7 @@ def run_sites(
     base: Path,
     *,
     cinemas: int,
+    servers: int,
     shape: LineShape,
     size_bytes: int,
     rounds: int,
@@ -48,7 +51,7 @@ def run_sites(
         places = [
             Place(f"{site}-{server}", site, cinema.host())
             for site, cinema in sites.items()
-            for server in range(1, SERVERS + 1)
+            for server in range(1, servers + 1)
         ]
         checked = checked_line(seed, places[0].host, shape)
         lines = {site: cinema.line for site, cinema in sites.items()}
@@ -61,13 +64,18 @@ def run_sites(
 
 
 def summary(
-    found: Mapping[str, Rounds | None], *, cinemas: int, shape: LineShape, size_bytes: int
+    found: Mapping[str, Rounds | None],
+    *,
+    cinemas: int,
+    servers: int,
+    shape: LineShape,
+    size_bytes: int,
 ) -> dict[str, Any]:
     """Figures for each program."""
     one_copy_s = size_bytes * 8 / shape.bits_per_s
     return {
         "shape": {
-            "cinemas": cinemas, "servers": SERVERS, "size_bytes": size_bytes, **vars(shape),
+            "cinemas": cinemas, "servers": servers, "size_bytes": size_bytes, **vars(shape),
         },
         "one_copy_s": one_copy_s,
         "programs": {
@@ -107,9 +115,10 @@ def report(figures: Mapping[str, Any]) -> str:
                 *usage_cells(one),
             ]
         )
-    size, cinemas = figures["shape"]["size_bytes"], figures["shape"]["cinemas"]
+    shape = figures["shape"]
+    size, cinemas, servers = shape["size_bytes"], shape["cinemas"], shape["servers"]
     title = (
-        f"{cinemas} cinemas of {SERVERS} servers, {size >> 20} MiB, one copy takes"
+        f"{cinemas} cinemas of {servers} servers, {size >> 20} MiB, one copy takes"
         f" {figures['one_copy_s']:.2f} s; goals {GOAL_TIME:.2f} and {GOAL_COPIES:.2f}"
     )
     return f"{title}\n\n{table(head, rows)}"
@@ -120,11 +129,12 @@ def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     shape = LineShape(args.rate or LINE.rate, delay_ms=LINE.delay_ms, loss=LINE.loss)
     size = args.size or (FULL_BYTES if args.full else QUICK_BYTES)
     cinemas = FULL_CINEMAS if args.full else QUICK_CINEMAS
+    servers = FULL_SERVERS if args.full else QUICK_SERVERS
     found, checked = run_sites(
-        base, cinemas=cinemas, shape=shape, size_bytes=size, rounds=args.rounds or 3,
-        peers=[one for one in args.peers if one in PEERS],
+        base, cinemas=cinemas, servers=servers, shape=shape, size_bytes=size,
+        rounds=args.rounds or 3, peers=[one for one in args.peers if one in PEERS],
     )  # fmt: skip
-    figures = summary(found, cinemas=cinemas, shape=shape, size_bytes=size)
+    figures = summary(found, cinemas=cinemas, servers=servers, shape=shape, size_bytes=size)
     present = {name: one for name, one in figures["programs"].items() if one is not None}
     charts = [
         Chart(

@@ -93,10 +93,7 @@ def test_a_swarm_is_measured_beside_its_peers(short: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.long
-def test_cinemas_behind_slow_lines_are_measured(
-    short: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sites, "SERVERS", 2)
+def test_cinemas_behind_slow_lines_are_measured(short: Path) -> None:
     outcome = sites.benchmark(short, asked())
     assert outcome.figures["programs"]["archid"]["copies_over_a_line"]["low"] > 1
 
