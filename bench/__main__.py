@@ -64,18 +64,36 @@ def _tls_stream(base: Path, args: argparse.Namespace) -> Outcome:
 
 
 BENCHMARKS: Final[Mapping[str, Benchmark]] = {
-    "pair": Benchmark("one large file from one node to another", pair.pair),
-    "small": Benchmark("many files of 16 KiB from one node to another", pair.small),
-    "delta": Benchmark("a new version to a node that holds the one before", delta.benchmark),
-    "swarm": Benchmark("one seed and many receivers with lines like its own", swarm.benchmark),
-    "sites": Benchmark("four cinemas behind slow, long, lossy lines", sites.benchmark),
-    "long-line": Benchmark("one server 100 ms away, with and without loss", long_line.benchmark),
+    "pair": Benchmark(
+        "one large file from one node to another", pair.pair, ("syncthing", "rsync", "libtorrent")
+    ),
+    "small": Benchmark(
+        "many files of 16 KiB from one node to another",
+        pair.small,
+        ("syncthing", "rsync", "libtorrent"),
+    ),
+    "delta": Benchmark(
+        "a new version to a node that holds the one before",
+        delta.benchmark,
+        ("syncthing", "rsync", "rsync-fuzzy"),
+    ),
+    "swarm": Benchmark(
+        "one seed and many receivers with lines like its own", swarm.benchmark, ("libtorrent",)
+    ),
+    "sites": Benchmark(
+        "four cinemas behind slow, long, lossy lines", sites.benchmark, ("libtorrent",)
+    ),
+    "long-line": Benchmark(
+        "one server 100 ms away, with and without loss", long_line.benchmark, ("syncthing", "rsync")
+    ),
     "crowd": Benchmark("many servers at once, from three REPOs and central", crowd.benchmark),
     "limits": Benchmark("how exact a limit is over some seconds", limits.benchmark),
     "responsive": Benchmark("control commands during a transfer", responsive.benchmark),
     "ingest": Benchmark("publishing a folder, against cp and sync", publishing.benchmark),
     "chunking": Benchmark("the CPU that publishing takes, against its chunking alone", _chunking),
-    "idle": Benchmark("memory, CPU, wake-ups and packets of a server at rest", idle.benchmark),
+    "idle": Benchmark(
+        "memory, CPU, wake-ups and packets of a server at rest", idle.benchmark, ("syncthing",)
+    ),
     "tls-stream": Benchmark("bytes through TLS alone", _tls_stream),
 }
 
@@ -112,8 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.folder is not None:
             args.folder.mkdir(parents=True, exist_ok=True)
         base = Path(tempfile.mkdtemp(prefix=f"bench-{name}-", dir=args.folder))
+        benchmark = BENCHMARKS[name]
         try:
-            outcome = BENCHMARKS[name].run(base, args)
+            outcome = benchmark.run(base, _with_peers(args, benchmark))
         except FAILURES as error:
             failed = True
             said = getattr(error, "output", None) or ""
@@ -127,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found["benchmarks"][name] = outcome.figures
         history.append(args.history, machine, commit, name, outcome.figures)
         if args.results:
-            results.keep(args.results, name, BENCHMARKS[name].what, outcome, found)
+            results.keep(args.results, name, benchmark.what, outcome, found)
         if args.json:
             _keep(found, args.json)
     if args.results:
@@ -178,7 +197,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="which to run")
-    parser.add_argument("--peers", type=_peers, default=tuple(PEERS), help=",".join(PEERS))
+    parser.add_argument(
+        "--peers", type=_peers, help=f"{','.join(PEERS)}; all with --full, else those nearest to it"
+    )
     parser.add_argument(
         "--full", action="store_true", help="the sizes that goals are set for; else all end soon"
     )
@@ -198,6 +219,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         parser.error("at least 1 round, 2 files and 1MiB")
     args.folder = args.folder or _roomiest()
     return args
+
+
+def _with_peers(args: argparse.Namespace, benchmark: Benchmark) -> argparse.Namespace:
+    usual = tuple(PEERS) if args.full else benchmark.quick_peers
+    return argparse.Namespace(
+        **{**vars(args), "peers": usual if args.peers is None else args.peers}
+    )
 
 
 def _peers(text: str) -> tuple[str, ...]:

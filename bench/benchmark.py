@@ -54,3 +54,5 @@ class Benchmark:
 
     `args.full` asks for the sizes that goals are set for, else for what ends in a minute;
     `args.size`, `args.files` and `args.rounds` override them unless they are None."""
+    quick_peers: tuple[str, ...] = ()
+    """Beside whom it runs at small sizes unless `--peers` says otherwise; with --full all."""
