@@ -126,18 +126,14 @@ class FleetView:
         facts = tuple(self._evidence(node, release, state, one))
         if release.state == "withdrawn":
             gone = one is None or one.state == "withdrawn"
-            if one is not None and one.state == "failed" and one.generation >= release.generation:
-                return Cause(
-                    f"{release.name} was withdrawn, and {node.name} could not take it away:"
-                    f" {one.reason}",
-                    "Look at its disk and `archid log` there; it tries again every few seconds",
-                    False,
-                    facts,
-                )
+            if one is not None and one.state == "failed":
+                return _not_taken_away(node, release, one, facts)
             told = "" if gone else f", and {node.name} has not taken it away yet"
             remedy = None if gone else "It does with its next contact; until then it plays on"
             return Cause(f"{release.name} was withdrawn{told}", remedy, gone, facts)
         if node.node not in release.servers:
+            if one is not None and one.state == "failed":
+                return _not_taken_away(node, release, one, facts)
             return Cause(
                 f"{node.name} is not among the servers of {release.name}",
                 "Add it to the targets of the release and apply it again",
@@ -285,3 +281,15 @@ def _standing(state: NodeState | None, release: ReleaseId) -> ReleaseStanding | 
 
 def _moment(seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _not_taken_away(
+    node: Node, release: CurrentRelease, one: ReleaseStanding, facts: tuple[str, ...]
+) -> Cause:
+    """It has no place there any more, and what the server said last is that something failed."""
+    return Cause(
+        f"{node.name} has not taken {release.name} away yet: {one.reason}",
+        "Look at its disk and `archid log` there; it tries again every few seconds",
+        False,
+        facts,
+    )

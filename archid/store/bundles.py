@@ -172,6 +172,17 @@ class Bundles:
         self._remember(name, self.active(name))
         remove_link(self._paths.release_links, name)
 
+    def is_gone(self, name: str) -> bool:
+        """Whether ``releases/<name>`` is not there; False if the folder is not, or does not say."""
+        _check(check_script_name, name)
+        try:
+            (self._paths.release_links / name).lstat()
+        except FileNotFoundError:
+            return self._paths.release_links.is_dir()
+        except OSError:
+            return False
+        return False
+
     def active(self, name: str) -> BundleId | None:
         """Which bundle ``releases/<name>`` leads to; None if it leads to none of ours."""
         _check(check_script_name, name)

@@ -72,6 +72,8 @@ class Activations:
         self._journal = journal
         self._insist = insist
         self._clock = clock
+        self.loaded = False
+        """Whether the journal was read, or could not be."""
         self._of: dict[ReleaseId, Activation] = {}
         self._holds: dict[ReleaseId, Hold] = {}
 
@@ -81,6 +83,7 @@ class Activations:
             self._of, self._holds = await trio.to_thread.run_sync(self._read)
         except ArchidError as error:
             log.error("activations_unknown", why=error.sentence)
+        self.loaded = True
 
     def of(self, release: ReleaseId) -> Activation | None:
         """What is known of one release."""

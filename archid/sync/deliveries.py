@@ -82,7 +82,8 @@ class Deliveries:
         self.granted = Granted(leaf, library)
         self._activations = Activations(journal, clock=clock, insist=library.ballast.spend)
         self._told_ready: set[tuple[ReleaseId, int]] = set()
-        self._failures: dict[ReleaseId, str] = {}
+        self._failures: dict[tuple[ReleaseId, int], str] = {}
+        """Of a generation."""
         self.switcher = Switcher(
             self.granted,
             self._activations,
@@ -198,8 +199,8 @@ class Deliveries:
         """What is remembered of releases that the leaf no longer names."""
         told = {(one.release, one.generation) for one in self.granted.headers()}
         self._told_ready &= told
-        for release in self._failures.keys() - {release for release, _ in told}:
-            del self._failures[release]
+        for one in self._failures.keys() - told:
+            del self._failures[one]
 
     # Switching
 
@@ -216,19 +217,21 @@ class Deliveries:
                     await self.switcher.switch(header)
                     due_s = LONGEST_NAP_S
         except ArchidError as error:
-            if self._failures.get(header.release) != error.sentence:
+            generation = header.release, header.generation
+            if self._failures.get(generation) != error.sentence:
                 what = "release_not_taken_away" if header.withdrawn else "release_not_switched"
                 log.error(what, release=header.name, why=error.sentence)
-            self._failures[header.release] = error.sentence
+            self._failures[generation] = error.sentence
             # A tree that somebody took away is fetched again.
             for entry in self.granted.entries(header):
                 await trio.to_thread.run_sync(self._library.look_again, entry.manifest)
             return RETRY_S
-        self._failures.pop(header.release, None)
+        self._failures.pop((header.release, header.generation), None)
         return min(due_s, LONGEST_NAP_S)
 
     def _forget_failure(self, release: ReleaseId) -> None:
-        self._failures.pop(release, None)
+        for one in [one for one in self._failures if one[0] == release]:
+            del self._failures[one]
 
     def _tell_ready(self, header: ReleaseHeader) -> None:
         if (header.release, header.generation) not in self._told_ready:
@@ -260,11 +263,12 @@ class Deliveries:
 
     def _state(self, header: ReleaseHeader) -> tuple[DeliveryState, str | None]:
         now = self._clock()
-        if failure := self._failures.get(header.release):
+        if failure := self._failures.get((header.release, header.generation)):
             return DeliveryState.FAILED, failure
         if header.withdrawn:
             # What is played until the link is gone must not be called withdrawn.
             plays = self._activations.owner(header.name) == header.release
+            plays = plays or not self._activations.loaded
             return (DeliveryState.ACTIVE if plays else DeliveryState.WITHDRAWN), None
         hold = self._activations.hold(header.release)
         if hold is not None and hold.concerns(header) and now < header.end_s:

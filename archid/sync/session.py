@@ -350,7 +350,7 @@ class Session:
                 seen = await self._spans.changed.wait(seen)
                 for manifest in tuple(self._following):
                     await self._tell_of(manifest)
-                for manifest in tuple(self._owed):
+                for manifest in self._owed.intersection(self._spans.under_way()):
                     news = self._spans.news(manifest)
                     if news is not None and self._access.may_read(manifest):
                         self._owed.discard(manifest)

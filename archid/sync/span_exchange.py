@@ -94,6 +94,10 @@ class SpanExchange:
         """The news of a version that is being fetched."""
         return self._news.get(manifest)
 
+    def under_way(self) -> tuple[ManifestId, ...]:
+        """The versions that there may be news of."""
+        return tuple(self._news)
+
     # What is sent to whoever leaves the choice to this node
 
     def still_wanted(self, peer: Peer, request: GetAny) -> Sequence[tuple[int, int]]:

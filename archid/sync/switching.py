@@ -63,8 +63,9 @@ class Switcher:
             active = await trio.to_thread.run_sync(bundles.active, header.name)
             owner = self.activations.owner(header.name)
             if active is None:
-                if owner == header.release:  # somebody else took it away, or a crash came between
-                    await self.activations.withdrawn(header)
+                gone = await trio.to_thread.run_sync(bundles.is_gone, header.name)
+                if gone and owner == header.release:  # by somebody, or a crash came in between
+                    await self._taken_away(header)
                 return
             if owner is None:
                 # The journal does not say whose it is: another release of this name may own it.
@@ -75,10 +76,7 @@ class Switcher:
             if not owned:
                 return
             await trio.to_thread.run_sync(bundles.deactivate, header.name)
-            self.on_switched(header.release)
-            log.info("release_withdrawn", release=header.name, generation=header.generation)
-            self._publish("release.withdrawn", header)
-            await self.activations.withdrawn(header)
+            await self._taken_away(header)
 
     # By hand
 
@@ -202,6 +200,12 @@ class Switcher:
         self._publish("release.activated", header)
         await self.activations.activated(header)
         return True
+
+    async def _taken_away(self, header: ReleaseHeader) -> None:
+        self.on_switched(header.release)
+        log.info("release_withdrawn", release=header.name, generation=header.generation)
+        self._publish("release.withdrawn", header)
+        await self.activations.withdrawn(header)
 
     async def _keep(self, hold: Hold) -> None:
         """Let the link lead to what was rolled back to, whatever happened meanwhile."""

@@ -325,14 +325,32 @@ async def test_a_withdrawn_release_that_somebody_took_away_is_withdrawn(
     async with node.events.subscribe() as events, running(deliveries.run):
         await tell(node, *entries(dune, feature=film))
         await event(events, "release.activated")
-        (node.paths.scripts / "releases" / "Dune").unlink()
-        await tell(node, replace(dune, state="withdrawn", generation=2))
-        while one(deliveries).state is not DeliveryState.WITHDRAWN:
-            await trio.testing.wait_all_tasks_blocked()
-    again = deliveries_of(node)
-    async with running(again.run):
-        await trio.testing.wait_all_tasks_blocked()
-        assert states(again) == {"Dune": DeliveryState.WITHDRAWN}, "and it is remembered"
+        async with deliveries.switcher.lock:
+            (node.paths.scripts / "releases" / "Dune").unlink()
+            await tell(node, replace(dune, state="withdrawn", generation=2))
+        await event(events, "release.withdrawn")
+        assert one(deliveries).state is DeliveryState.WITHDRAWN
+    [last] = node.journal.tail(1)
+    assert last.kind == "release_withdrawn"
+
+
+async def test_a_withdrawn_release_whose_folder_cannot_be_looked_at_still_has_its_name(
+    node: SyncNode, film: Version
+) -> None:
+    deliveries = deliveries_of(node)
+    dune = release("Dune")
+    releases = node.paths.scripts / "releases"
+    async with node.events.subscribe() as events, running(deliveries.run):
+        await tell(node, *entries(dune, feature=film))
+        await event(events, "release.activated")
+        async with deliveries.switcher.lock:
+            releases.rename(node.paths.scripts / "away")  # as a disk that is not mounted yet
+            await tell(node, replace(dune, state="withdrawn", generation=2))
+        await deliveries.switcher.withdraw(one(deliveries).header)
+        assert one(deliveries).state is DeliveryState.ACTIVE
+        (node.paths.scripts / "away").rename(releases)
+        await event(events, "release.withdrawn")
+        assert active(node) is None
 
 
 async def test_what_a_server_waits_for_is_said(node: SyncNode) -> None:

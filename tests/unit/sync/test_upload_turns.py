@@ -12,6 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from archid.sync.upload_turns import UploadTurns
+from protocol.serve_turns import ServeTurns
 
 SPAN = 1 << 20
 STEP_S = 0.02
@@ -115,6 +116,19 @@ async def test_sites_that_take_slowly_do_not_hold_up_those_that_do_not(
             nursery.start_soon(partial(take, turns, fast, peer, site=peer, until_s=120))
     assert fast.sent.total() >= 20 * slow.sent.total()
     assert autojump_clock.current_time() > 120
+
+
+def test_a_line_with_one_span_has_a_second_beyond_what_is_sent_at_a_time() -> None:
+    turns = ServeTurns()
+    waiting = [
+        turns.wait((site, peer), lambda: 1, site=site, now=0.0)
+        for site in range(4)
+        for peer in range(3)
+    ]
+    turns.go_on(now=0.0)
+    begun = Counter(turn.site for turn in waiting if turn.since is not None)
+    assert turns.at_once == 4
+    assert sorted(begun.values()) == [1, 1, 2, 2]
 
 
 async def test_a_site_whose_line_is_taken_does_not_hold_up_another() -> None:
