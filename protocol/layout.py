@@ -156,6 +156,18 @@ class Layout:
         starts = range(chunks.start * DIGEST_BYTES, chunks.stop * DIGEST_BYTES, DIGEST_BYTES)
         return [ids[start : start + size_bytes] for start in starts]
 
+    def first_bytes(self) -> bytes:
+        """The first byte of each chunk's id."""
+        return self._ids[::DIGEST_BYTES]
+
+    def rows(self, chunks: Iterable[int], size_bytes: int) -> list[tuple[bytes, int, int]]:
+        """For each of these: the first bytes of its id, the file's number, and where it stands."""
+        ids, file_of, offsets = self._ids, self._file_of, self._offsets
+        return [
+            (ids[at * DIGEST_BYTES : at * DIGEST_BYTES + size_bytes], file_of[at], offsets[at])
+            for at in chunks
+        ]
+
     def offsets(self, chunks: range) -> array[int]:
         """Where neighbouring chunks stand in their files, in bytes."""
         return self._offsets[chunks.start : chunks.stop]

@@ -13,6 +13,7 @@ Where the bytes come from and go to is the caller's affair, see `archid.store.in
 from __future__ import annotations
 
 import mmap
+from collections import deque
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Protocol
 
@@ -23,8 +24,10 @@ from archid.errors import UsageError
 from protocol.chunking_profile import DEFAULT_PROFILE, PROFILES
 
 BUFFER_BYTES: Final = 1 << 20
-"""Of each of the two buffers. 256 KiB to 1 MiB cut equally fast; 2 and 4 MiB a tenth slower, as
-they no longer fit the cache. Larger means fewer reads, and fewer handovers to a writing thread."""
+"""Of each buffer. 256 KiB to 1 MiB cut equally fast; 2 and 4 MiB a tenth slower, as they no longer
+fit the cache. Larger means fewer reads, and fewer handovers to a writing thread."""
+BUFFERS: Final = 4
+"""They take turns. With two, who cuts and who writes wait for one another at every buffer."""
 ALIGNED_BYTES: Final = 4096
 """Where a buffer begins to be filled, in memory and, if every read fills it, in the stream: what is
 read there can be written past the page cache."""
@@ -49,10 +52,10 @@ class CutChunk(NamedTuple):
 
 
 class Cutter:
-    """Cuts one stream after another; keeps its two buffers. One thread at a time.
+    """Cuts one stream after another; keeps its buffers. One thread at a time.
 
-    The buffers take turns, so what `readinto` filled stays untouched until the read after the
-    next one: a reader may still be writing it elsewhere while it is cut.
+    The buffers take turns, so what `readinto` filled stays untouched for BUFFERS - 1 more reads: a
+    reader may still be writing it elsewhere while it is cut.
 
     Both FastCDC and BLAKE3 release the interpreter while they work, so several threads with a
     cutter each gain from more cores.
@@ -77,11 +80,12 @@ class Cutter:
         # What is left of the buffer before comes in front of what is read, which so stays aligned.
         self._front = -(-self._maximum // ALIGNED_BYTES) * ALIGNED_BYTES
         room = self._front + size
-        self._buffers = memoryview(mmap.mmap(-1, room)), memoryview(mmap.mmap(-1, room))
+        self._buffers = deque(memoryview(mmap.mmap(-1, room)) for _ in range(BUFFERS))
 
     def cut(self, reader: Reader) -> Iterator[CutChunk]:
         """The chunks of everything that `reader` has left. Raises what `reader` raises."""
-        (buffer, other), maximum, front = self._buffers, self._maximum, self._front
+        maximum, front = self._maximum, self._front
+        buffer = self._buffers[0]
         start = end = front
         ended = False
         while True:
@@ -103,8 +107,10 @@ class Cutter:
             if ended:
                 return
             left = end - start
-            other[front - left : front] = buffer[start:end]
-            buffer, other, start, end = other, buffer, front - left, front
+            self._buffers.rotate()
+            following = self._buffers[0]
+            following[front - left : front] = buffer[start:end]
+            buffer, start, end = following, front - left, front
 
     def cut_table(self, data: bytes) -> bytes:
         """The chunk table (`protocol.pieces`) of a whole small file; the same chunks as `cut`."""

@@ -9,6 +9,7 @@ once, and a lost index is rebuilt from the trees (`rebuild`). Only what was veri
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -138,8 +139,11 @@ class ChunkIndex:
         if transact(_has_tree, tree.manifest):
             return
         shared = transact(index_rows.begin_tree, tree)
-        for batch in index_rows.batches(tree):
-            transact(index_rows.add_files, tree, shared, batch)
+        object_of = array("q", bytes(8 * len(tree.layout.files)))
+        for numbers in index_rows.file_batches(tree):
+            transact(index_rows.add_files, tree, shared, numbers, object_of)
+        for batch in index_rows.chunk_batches(tree.layout, object_of):
+            transact(index_rows.add_chunks, tree, object_of, batch)
         transact(index_rows.complete_tree, tree.manifest)
 
     def remove_tree_blocking(self, manifest: ManifestId) -> None:

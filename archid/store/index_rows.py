@@ -8,10 +8,11 @@ believed only for a file that has the same name, the same inode, and is said to 
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import repeat
-from typing import Final, NamedTuple, TypeAlias
+from itertools import islice
+from typing import Final, NamedTuple
 
 from archid.store.file_objects import FileObjects
 from protocol.ids import ManifestId
@@ -22,9 +23,6 @@ LOOKUP_BATCH: Final = 400
 WRITE_BATCH: Final = 2_000
 _SAMPLES: Final = 16
 """So many files are asked which trees they are in, to find the one that shares most of them."""
-
-Stretch: TypeAlias = tuple[int, range]
-"""A file's number, and some of its chunks."""
 
 
 class Standing(NamedTuple):
@@ -61,78 +59,106 @@ def complete_tree(connection: sqlite3.Connection, manifest: ManifestId) -> None:
     connection.execute("UPDATE tree SET complete = 1 WHERE manifest = ?", (bytes(manifest),))
 
 
-def batches(tree: Standing) -> Iterator[list[Stretch]]:
-    """Stretches of the files that are known, in path order, about WRITE_BATCH chunks together."""
-    files, objects = tree.layout.files, tree.objects
-    batch: list[Stretch] = []
-    room = WRITE_BATCH
-    for number in range(len(files)):
-        if not objects.is_known(number):
-            continue
-        first, end = files.chunks(number).start, files.chunks(number).stop
-        while first < end:
-            stretch = range(first, min(end, first + room))
-            batch.append((number, stretch))
-            room -= len(stretch)
-            first = stretch.stop
-            if not room:
-                yield batch
-                batch, room = [], WRITE_BATCH
-    if batch:
+def file_batches(tree: Standing) -> Iterator[list[int]]:
+    """The numbers of the files that are known, in path order, WRITE_BATCH at a time."""
+    known = (n for n in range(len(tree.layout.files)) if tree.objects.is_known(n))
+    while batch := list(islice(known, WRITE_BATCH)):
         yield batch
 
 
 def add_files(
-    connection: sqlite3.Connection, tree: Standing, shared: int | None, batch: Sequence[Stretch]
+    connection: sqlite3.Connection,
+    tree: Standing,
+    shared: int | None,
+    numbers: Sequence[int],
+    object_of: array[int],
 ) -> None:
-    """Add the names of a batch, and the chunks that are not known to be there.
+    """Add the names of a batch of files; those whose chunks are to be added go into `object_of`.
 
-    `shared` is the number of another tree whose rows may say the same.
+    That is a column by the files' numbers. `shared` is the number of another tree whose rows may
+    say the same.
     """
-    begun = connection.execute(
-        "SELECT id FROM tree WHERE manifest = ?", (bytes(tree.manifest),)
-    ).fetchone()
-    if begun is None:
-        # An older tree of this version was buried meanwhile; the next start adds it again.
+    id_ = _begun(connection, tree)
+    if id_ is None:
         return
-    [id_] = begun
-    layout, files = tree.layout, tree.layout.files
-    taken = set() if shared is None else _take_names(connection, tree, id_, shared, batch)
-    rest = [stretch for stretch in batch if stretch[0] not in taken]
-    object_of = _objects(connection, tree, [number for number, _ in rest])
+    files = tree.layout.files
+    taken = set() if shared is None else _take_names(connection, tree, id_, shared, numbers)
+    found = _objects(connection, tree, [number for number in numbers if number not in taken])
     connection.executemany(
         "INSERT OR REPLACE INTO name (tree, path, object) VALUES (?, ?, ?)",
-        ((id_, files.path(number), object_) for number, object_ in object_of.items()),
+        ((id_, files.path(number), object_) for number, object_ in found.items()),
     )
-    chunks: list[tuple[bytes, int, int]] = []
-    for number, stretch in rest:
-        if number not in object_of:
-            continue
-        keys, offsets = layout.keys(stretch, KEY_BYTES), layout.offsets(stretch)
-        chunks += zip(keys, repeat(object_of[number]), offsets, strict=False)
-    # In the order of the table's own key: neighbouring pages are touched once.
+    for number, object_ in found.items():
+        object_of[number] = object_
+
+
+def chunk_batches(layout: Layout, object_of: array[int]) -> Iterator[list[int]]:
+    """The chunks of these files, about WRITE_BATCH at a time, in the order of their keys.
+
+    That is the order of the table: each of its pages is written once, however many trees are in it.
+    """
+    first_bytes = layout.first_bytes()
+    sorted_: list[array[int]] = [array("I") for _ in range(256)]
+    for number, object_ in enumerate(object_of):
+        if object_:
+            for at in layout.files.chunks(number):
+                sorted_[first_bytes[at]].append(at)
+    batch: list[int] = []
+    for some in sorted_:
+        if batch and len(batch) + len(some) > WRITE_BATCH:
+            yield batch
+            batch = []
+        batch += some
+        if len(batch) > WRITE_BATCH:
+            batch.sort(key=lambda at: layout.ids(range(at, at + 1)))
+            yield from (batch[n : n + WRITE_BATCH] for n in range(0, len(batch), WRITE_BATCH))
+            batch = []
+    if batch:
+        yield batch
+
+
+def add_chunks(
+    connection: sqlite3.Connection, tree: Standing, object_of: array[int], batch: Sequence[int]
+) -> None:
+    """Add a batch of chunks, those that are not known to be there."""
+    if _begun(connection, tree) is None:
+        return
+    chunks = [
+        (key, object_of[number], offset)
+        for key, number, offset in tree.layout.rows(batch, KEY_BYTES)
+    ]
     chunks.sort()
     connection.executemany("INSERT OR IGNORE INTO chunk (key, object, at) VALUES (?, ?, ?)", chunks)
 
 
+def _begun(connection: sqlite3.Connection, tree: Standing) -> int | None:
+    """The number of a tree; None if an older one of this version was buried meanwhile.
+
+    Then the next start adds it again.
+    """
+    row = connection.execute(
+        "SELECT id FROM tree WHERE manifest = ?", (bytes(tree.manifest),)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
 def _take_names(
-    connection: sqlite3.Connection, tree: Standing, id_: int, shared: int, batch: Sequence[Stretch]
+    connection: sqlite3.Connection, tree: Standing, id_: int, shared: int, batch: Sequence[int]
 ) -> set[int]:
     """Take over those names of a batch that the other tree has for the same file objects.
 
     Gives the numbers of their files.
     """
     files, (devices, inodes) = tree.layout.files, tree.objects
-    first, last = files.path(batch[0][0]), files.path(batch[-1][0])
+    first, last = files.path(batch[0]), files.path(batch[-1])
     rows = connection.execute(
         "SELECT path, inode, device, size_bytes, executable, mtime_ns"
         " FROM name JOIN object ON object.id = name.object"
         " WHERE name.tree = ? AND path BETWEEN ? AND ? ORDER BY path",
         (shared, first, last),
     )
-    wanted = {number for number, _ in batch}
     # Both are in the order of the paths' bytes.
-    numbers = iter(sorted(wanted))
+    numbers = iter(batch)
     number = next(numbers, None)
     path = files.path(number) if number is not None else ""
     found: set[int] = set()
@@ -152,7 +178,7 @@ def _take_names(
         else:
             others.append((id_, theirs))
             # Between two names of this tree the other may have any number of its own.
-            if len(others) > len(wanted):
+            if len(others) > len(batch):
                 break
     if len(others) > len(found):
         return set()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from archid.store import syscalls
-from archid.store.chunking import ALIGNED_BYTES
+from archid.store.chunking import ALIGNED_BYTES, BUFFERS
 from archid.store.errors import ChangedWhileReading, FileUnreadable, storage_error
 
 _ZEROS: Final = memoryview(bytes(1 << 20))
@@ -80,7 +81,7 @@ class CopyingReader(SourceReader):
         self._target_fd = target_fd
         self._folder = folder
         self._writer: ThreadPoolExecutor | None = None
-        self._pending: Future[None] | None = None
+        self._pending: deque[Future[None]] = deque()
         self._ranges: list[tuple[int, int]] | None = None
         self._handed_over = 0
         self._past_the_cache = past_the_cache and syscalls.past_the_cache(target_fd, True)
@@ -99,10 +100,10 @@ class CopyingReader(SourceReader):
             yield
         except BaseException:
             # The descriptor is about to be closed; nobody may write to its number then.
-            if self._pending is not None:
-                self._pending.exception()
+            for pending in self._pending:
+                pending.exception()
             raise
-        self._wait()
+        self._wait_until_left(0)
 
     def _read(self, buffer: memoryview, offset: int) -> int:
         if self._ranges is not None:
@@ -111,7 +112,7 @@ class CopyingReader(SourceReader):
             start, stop = self._ranges[0] if self._ranges else (self._size, self._size)
             if offset < start:
                 # Filling the buffer must not overtake the write of what it held before.
-                self._wait()
+                self._wait_until_left(0)
                 count = min(len(buffer), start - offset, len(_ZEROS))
                 buffer[:count] = _ZEROS[:count]
                 return count
@@ -120,15 +121,14 @@ class CopyingReader(SourceReader):
         if count and self._writer is None:
             self._write(buffer[:count], offset)
         elif count and self._writer is not None:
-            # At most one write is under way: the cutter's two buffers allow no more.
-            self._wait()
-            self._pending = self._writer.submit(self._write, buffer[:count], offset)
+            # The buffer that the cutter fills next is to be none of those that are being written.
+            self._wait_until_left(BUFFERS - 2)
+            self._pending.append(self._writer.submit(self._write, buffer[:count], offset))
         return count
 
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
+    def _wait_until_left(self, count: int) -> None:
+        while len(self._pending) > count:
+            self._pending.popleft().result()
 
     def _write(self, data: memoryview, offset: int) -> None:
         try:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import resource
 import sqlite3
+from array import array
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from archid.store.database import Database, set_aside
 from archid.store.errors import DatabaseDamaged
 from archid.store.file_objects import FileObjects
 from archid.store.index import MIGRATIONS, ChunkIndex
-from archid.store.index_rows import LOOKUP_BATCH, Standing
+from archid.store.index_rows import LOOKUP_BATCH, Standing, chunk_batches
 from protocol.ids import ChunkId
 from protocol.layout import Layout
 from protocol.manifest_builder import ManifestBuilder
@@ -87,6 +91,30 @@ async def test_removing_a_tree_keeps_what_another_shares_with_it(
         lambda connection: connection.execute("SELECT COUNT(*) FROM chunk").fetchone()
     )
     assert count == (0,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(counts=st.lists(st.integers(1, 900), max_size=6), batch=st.integers(1, 700))
+def test_chunks_are_added_in_the_order_of_the_table_whose_pages_so_are_written_once(
+    counts: list[int], batch: int
+) -> None:
+    builder = ManifestBuilder(FLEET, "feature", "film", 1)
+    for number, count in enumerate(counts):
+        ids = (ChunkId.of(b"%d %d" % (number, n)) for n in range(count))
+        table = b"".join(bytes(one) + (9000).to_bytes(4, "big") for one in ids)
+        builder.add_file_table(f"{number:03}", executable=False, mtime_ns=0, table=table)
+    layout = Layout.from_pieces(*builder.finish())
+    object_of = array("q", (number % 3 for number in range(len(counts))))  # one of three was there
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("archid.store.index_rows.WRITE_BATCH", batch)
+        batches = list(chunk_batches(layout, object_of))
+    wanted = [
+        at for number in range(len(counts)) if number % 3 for at in layout.files.chunks(number)
+    ]
+    assert sorted(at for some in batches for at in some) == wanted
+    assert all(0 < len(some) <= batch for some in batches)
+    keys = [sorted(layout.chunk(at).id for at in some) for some in batches]
+    assert all(one[-1] < following[0] for one, following in pairwise(keys))
 
 
 async def test_an_interrupted_addition_is_finished_by_the_next(
