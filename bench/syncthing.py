@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -86,16 +86,16 @@ class Syncthing:
         return self._process is not None
 
     def configure(
-        self, folder: Path, kind: str, peers: Sequence[Syncthing], *, dials: bool = True
+        self, folder: Path, kind: str, peers: Sequence[Syncthing], *, dials: Collection[Syncthing]
     ) -> None:
-        """Write config.xml: one folder, shared with `peers`.
+        """Write config.xml: one folder, shared with `peers`, of which it dials some.
 
         Where both ends dial, one of two connections is dropped, and it may take them half a
-        minute to agree on another.
+        minute to agree on another, or for good over a line that is long and loses packets.
         """
         devices = "".join(
             f"""<device id="{one.device}" name="{one.name}" compression="never">
-                <address>{one.listens_on if dials else "dynamic"}</address></device>"""
+                <address>{one.listens_on if one in dials else "dynamic"}</address></device>"""
             for one in (self, *peers)
         )
         shared = "".join(f'<device id="{one.device}"/>' for one in (self, *peers))
@@ -234,7 +234,7 @@ class SyncthingPair:
         self.network = network
         self._source = Syncthing(base / "source-home", "source", network)
         self._destination = Syncthing(base / "destination-home", "destination", network)
-        self._source.configure(self._offered, "sendonly", [self._destination], dials=False)
+        self._source.configure(self._offered, "sendonly", [self._destination], dials=())
         began = time.perf_counter()
         self._link(source)
         self._source.start()
@@ -257,7 +257,7 @@ class SyncthingPair:
         (folder / ".stfolder").mkdir(parents=True)
         for index in self._destination.home.glob("index-*"):
             shutil.rmtree(index)
-        self._destination.configure(folder, "receiveonly", [self._source])
+        self._destination.configure(folder, "receiveonly", [self._source], dials=[self._source])
         try:
             yield folder
         finally:

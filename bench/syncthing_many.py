@@ -33,10 +33,11 @@ class SyncthingMany:
         self._folders = folders
         self._nodes = nodes
         self._files = 0
-        for node, folder in zip(nodes, folders, strict=True):
+        for number, (node, folder) in enumerate(zip(nodes, folders, strict=True)):
             (folder / ".stfolder").mkdir(parents=True)
-            others = [other for other in nodes if other is not node]
-            node.configure(folder, "sendonly" if node is nodes[0] else "receiveonly", others)
+            before, after = nodes[:number], nodes[number + 1 :]
+            kind = "receiveonly" if before else "sendonly"
+            node.configure(folder, kind, [*before, *after], dials=before)
         with ThreadPoolExecutor(STARTED_AT_ONCE) as pool:
             list(pool.map(Syncthing.start, nodes))
         deadline = time.monotonic() + MEETING_S
