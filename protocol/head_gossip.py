@@ -4,7 +4,8 @@ Central and REPOs push a new head at once to every peer that is not known to hav
 their peers its number, and whoever lacks it asks: thus the head itself comes to a server about as
 often as it is connected to central and REPOs, and only small digests go between servers. What was
 missed, because a peer could not take what it got, is found by digests that each pair exchanges now
-and then. One peer gets a head at most every half second, always the newest. Time and randomness are
+and then. One peer gets at most two heads a second, always the newest: a publication and the release
+of what was published sign one each, and the second is not to wait for having come soon. Time and randomness are
 arguments; believing a head is `protocol.trust`'s.
 """
 
@@ -15,8 +16,8 @@ from typing import Final, Protocol, TypeAlias
 
 from protocol.ids import NodeId
 
-PUSH_S: Final = 0.5
-"""One peer gets heads at least this far apart."""
+PUSH_S: Final = 1.0
+"""One peer gets at most two heads within this time."""
 TELL_S: Final = 0.5
 """A server tells its peers of a new head within this time, unless they turn out to have it."""
 DIGEST_S: Final = 300.0
@@ -63,6 +64,8 @@ class _Peer:
     """The digest is only there to tell of a new head."""
     sent: Order = (0, 0)
     sent_at: float = float("-inf")
+    sent_before_at: float = float("-inf")
+    """When it got the head before that."""
     head_at: float | None = None
     ask_wait_s: float = ASK_S
 
@@ -103,7 +106,7 @@ class HeadGossip:
             if peer.known >= order:
                 continue
             if self._holder or not peer.digests:
-                peer.head_at = max(now, peer.sent_at + PUSH_S)
+                peer.head_at = max(now, peer.sent_before_at + PUSH_S)
             else:
                 at = now + self._random.uniform(0.0, 1.0) * TELL_S
                 peer.telling = True
@@ -129,7 +132,7 @@ class HeadGossip:
             peer.digest_at = min(peer.digest_at, max(now, self._ask_at))
         elif peer.sent < self.order or now >= peer.sent_at + AGAIN_S:
             peer.sent = (0, 0)
-            peer.head_at = max(now, peer.sent_at + PUSH_S)
+            peer.head_at = max(now, peer.sent_before_at + PUSH_S)
         else:
             # The head and this digest have crossed; if not, it will say so again.
             peer.telling = False
@@ -146,7 +149,7 @@ class HeadGossip:
         if peer.head_at is not None and now >= peer.head_at:
             peer.head_at = None
             if max(peer.known, peer.sent) < self.order:
-                peer.sent, peer.sent_at = self.order, now
+                peer.sent, peer.sent_at, peer.sent_before_at = self.order, now, peer.sent_at
                 effects.append(SendHead(node))
         if peer.digests and now >= peer.digest_at:
             effects += self._digest(node, peer, now)

@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from archid.errors import ArchidError
 from archid.log import get_logger
 from archid.net.errors import PeerLost, PeerRefused, PeerTooSlow
 from archid.net.peer import Peer
@@ -24,7 +25,7 @@ from archid.sync.signal import Signal
 from protocol.fetch_events import COMPLETE, Have, SpanKey
 from protocol.ids import ManifestId, PieceId
 from protocol.layout import Span
-from protocol.messages import Entitle, GetHave, HaveAnswer
+from protocol.messages import Answer, Entitle, GetHave, HaveAnswer
 
 log = get_logger(__name__)
 
@@ -260,6 +261,22 @@ class Sources:
             await trio.sleep(pause_s)
 
     async def _ask(self, peer: Peer, told: set[tuple[PieceId, int]]) -> HaveMap:
-        await peer.request(Entitle(0, self.manifest, self._proof()))
-        answer = await peer.request(GetHave(0, self.manifest), HaveAnswer)
+        """Show the entry and ask for the have-map, in one round trip: they are answered in order."""
+        refused: list[ArchidError] = []
+
+        def shown(outcome: Answer | ArchidError) -> None:
+            if isinstance(outcome, ArchidError):
+                refused.append(outcome)
+
+        await peer.wait_for_slot()
+        number = peer.begin(Entitle(0, self.manifest, self._proof()), on_end=shown)
+        try:
+            answer = await peer.request(GetHave(0, self.manifest), HaveAnswer)
+        except PeerRefused as error:
+            # Why the entry was not taken says more than that there is none.
+            raise refused[0] if refused else error from None
+        finally:
+            peer.give_up(number)
+        if refused:
+            raise refused[0]
         return HaveMap(answer.complete, dict(answer.bitmaps), told)

@@ -170,6 +170,44 @@ async def test_a_version_comes_whole_from_one_peer(stage: Stage) -> None:
     assert stage.progress.received_bytes == LARGE
 
 
+async def test_the_entry_is_shown_and_the_have_map_asked_for_in_one_round_trip(
+    stage: Stage,
+) -> None:
+    good = honest(stage)
+    shown: list[Request] = []
+
+    def answers(request: Request) -> Answer | Refused | list[Answer] | None:
+        if isinstance(request, Entitle):
+            shown.append(request)  # answered once the next question is here
+            return None
+        if isinstance(request, GetHave):
+            return [Entitled(shown.pop().request), HaveAnswer(request.request, True, ())]
+        return good(request)
+
+    async with running() as nursery:
+        await connect(nursery, stage.salle, stage.one, right=scripted(answers))
+        stage.fetch(nursery)
+        await stage.fetched()
+    stage.assert_whole()
+
+
+async def test_why_an_entry_is_refused_is_told_and_not_that_there_is_none(stage: Stage) -> None:
+    def answers(request: Request) -> Answer | Refused | list[Answer] | None:
+        if isinstance(request, Entitle):
+            return Refused(request.request, ErrorCode.BAD_PROOF, "its leaf is another node's")
+        return Refused(request.request, ErrorCode.NOT_ENTITLED, "no entry was shown")
+
+    async with running() as nursery:
+        await connect(nursery, stage.salle, stage.one, right=scripted(answers))
+        sources = stage.sources()
+        nursery.start_soon(sources.run)
+        with trio.fail_after(10):
+            while not sources.refusals:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        assert sources.refusals == {"one": "its leaf is another node's"}
+        assert not sources.ready
+
+
 async def test_two_peers_share_the_work(stage: Stage) -> None:
     stage.one.hold(stage.film)
     stage.two.hold(stage.film)
