@@ -114,9 +114,9 @@ class Choice:
         return effects
 
     def _has_room(self, peer: FetchPeer, now: float) -> bool:
-        # Holders of everything come one by one: what the first was offered is soon divided anew.
         most = self._most(peer)
-        if peer.picks:
+        if peer.picks and not self._is_only_holder(peer):
+            # Holders of everything come one by one: what the first was offered is divided anew.
             most = min(most, 1 + peer.came)
         return (
             not peer.stalled
@@ -125,6 +125,11 @@ class Choice:
             and (not peer.asked or peer.outstanding_bytes < self._most_bytes(most))
             and (peer.near or not self._shared_line or self._line_has_room(peer))
         )
+
+    def _is_only_holder(self, peer: FetchPeer) -> bool:
+        """Whether a peer holds everything and nobody else picks: a long line is full at once."""
+        peers = self._board.peers.values()
+        return not peer.counted and not any(one.picks for one in peers if one is not peer)
 
     def _most(self, peer: FetchPeer) -> int:
         """How many requests may be open at a peer: more than the least on a long line, as long

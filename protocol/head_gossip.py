@@ -5,8 +5,8 @@ their peers its number, and whoever lacks it asks: thus the head itself comes to
 often as it is connected to central and REPOs, and only small digests go between servers. What was
 missed, because a peer could not take what it got, is found by digests that each pair exchanges now
 and then. One peer gets at most two heads a second, always the newest: a publication and the release
-of what was published sign one each, and the second is not to wait for having come soon. Time and randomness are
-arguments; believing a head is `protocol.trust`'s.
+of what was published sign one each, and the second is not to wait for having come soon. Time and
+randomness are arguments; believing a head is `protocol.trust`'s.
 """
 
 from __future__ import annotations

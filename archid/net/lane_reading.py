@@ -19,7 +19,10 @@ from protocol.lane import LENGTH, LaneEvent, LaneInput
 AHEAD_BYTES: Final = 4096
 """Received beyond the record that is coming."""
 LOW_WATER_BYTES: Final = 256 * 1024
-"""Nobody is woken for less in the middle of a span."""
+"""Nobody is woken for less in the middle of a span, once the line is known to carry it."""
+LOW_WATER_SHARE: Final = 16
+"""Of what has come so far, this part is waited for. A kernel opens its window as what came is taken
+from it: to wait for about a window keeps it from growing, and the other end from sending more."""
 
 
 class LaneReader:
@@ -100,7 +103,9 @@ class LaneReader:
 
     def wake_for_more(self) -> None:
         """Be woken for a good part of a span, not for each packet."""
-        low_water = max(1, min(len(self._target), LOW_WATER_BYTES))
+        carried = self.wire_bytes // LOW_WATER_SHARE
+        carried = 1 << carried.bit_length() >> 1  # in few steps, each of which is a call
+        low_water = max(1, min(len(self._target), LOW_WATER_BYTES, carried))
         if low_water != self._low_water:
             wake_at(self._socket, low_water)
             self._low_water = low_water

@@ -261,7 +261,7 @@ class Sources:
             await trio.sleep(pause_s)
 
     async def _ask(self, peer: Peer, told: set[tuple[PieceId, int]]) -> HaveMap:
-        """Show the entry and ask for the have-map, in one round trip: they are answered in order."""
+        """Show the entry and ask for the have-map in one round trip: the entry counts at once."""
         refused: list[ArchidError] = []
 
         def shown(outcome: Answer | ArchidError) -> None:

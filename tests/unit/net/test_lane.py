@@ -251,15 +251,36 @@ async def test_the_end_of_a_span_is_read_by_a_limited_lane_though_nothing_follow
         with server.lane._socket.dup() as bare, trio.fail_after(20):
             bare.setblocking(True)
             await trio.to_thread.run_sync(bare.sendall, span[:half])
-            while (
-                client.lane.wire_bytes_received - before < half
-                or client.lane._reader._low_water < 5
+            reader = client.lane._reader
+            # What is less than the low-water mark is left in the kernel.
+            while reader._low_water < 5 or (
+                client.lane.wire_bytes_received - before < half - reader._low_water
             ):
                 await trio.lowlevel.checkpoint()
             await trio.to_thread.run_sync(bare.sendall, span[half:])
         await client.wait_for(1)
         client.lane.end()
     assert client.taken == {1: bytes(MIB)}
+    client.lane.close()
+    server.lane.close()
+
+
+async def test_who_reads_a_lane_is_woken_for_little_until_much_has_come() -> None:
+    client, server = lane_pair()
+    reader = client.lane._reader
+    reader._target = memoryview(bytearray(MIB))
+
+    def low_water(carried: int) -> int:
+        reader.wire_bytes = carried
+        reader.wake_for_more()
+        return client.lane._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+    assert low_water(0) == 1
+    assert low_water(64 * 1024) == 4 * 1024, "a kernel's first window"
+    assert low_water(1_000_000) == 32 * 1024
+    assert low_water(100 * MIB) == low_water(1000 * MIB) == 256 * 1024
+    reader._target = reader._target[:5]
+    assert low_water(1000 * MIB) == 5, "the end of a span comes however little it is"
     client.lane.close()
     server.lane.close()
 

@@ -31,9 +31,11 @@ from protocol.fetch_events import (
     SpanReceived,
     SpanRefused,
     Tick,
+    Together,
     UnwantSpan,
     WakeAt,
 )
+from protocol.fetch_habits import OFFERS
 from protocol.fetch_log import read_log, recipe_line
 from protocol.fetch_offers import OfferTable, without
 from protocol.fetch_peer import GIVE_UP_S
@@ -382,6 +384,17 @@ def test_offers_follow_the_manifest_as_spans_come_in_and_name_few_pieces() -> No
     last = 0b100 << 3 * 39
     assert table.offer(last, last)[1] == ((39, bytes([0b100])),)
     assert table.offer(0, last) == (0, ())
+
+
+def test_an_only_holder_is_offered_as_much_as_fills_a_line_and_several_one_each() -> None:
+    plan = plan_of(9)
+    alone = plan.step(PeerJoined(A, COMPLETE, picks=True), now=0)
+    assert len([one for one in alone if isinstance(one, AskAny)]) == OFFERS
+    several = plan_of(9)
+    joined = several.step(
+        Together((PeerJoined(A, COMPLETE, picks=True), PeerJoined(B, COMPLETE, picks=True))), now=0
+    )
+    assert sorted(one.peer for one in joined if isinstance(one, AskAny)) == [A, B]
 
 
 def test_what_one_server_picks_the_others_are_told_to_leave() -> None:
