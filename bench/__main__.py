@@ -75,7 +75,7 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
     "delta": Benchmark(
         "a new version to a node that holds the one before",
         delta.benchmark,
-        ("syncthing", "rsync", "rsync-fuzzy"),
+        ("rsync", "rsync-fuzzy"),
     ),
     "swarm": Benchmark(
         "one seed and many receivers with lines like its own", swarm.benchmark, ("libtorrent",)

@@ -48,6 +48,7 @@ UNITS: Final = {
 SUITED: Final = ("syncthing",)
 REST_S: Final = 60.0
 """Idle layouts are let go after 30 s, looked for every 15 s."""
+SHORT_REST_S: Final = 48.0
 WATCH_S: Final = 120.0
 
 
@@ -66,10 +67,11 @@ Rest = dict[str, float | None]
 def benchmark(base: Path, args: argparse.Namespace) -> Outcome:
     """The sizes of the issue when asked for, else a small fleet and a short while."""
     files = args.files or (50_000 if args.full else 5_000)
-    nodes = 30 if args.full else 8
+    nodes = 30 if args.full else 6
+    rest_s = REST_S if args.full else SHORT_REST_S
     watch_s = WATCH_S if args.full else WATCH_S / 6
     peers = chosen(args.peers, SUITED)
-    found = run(base, files, nodes, peers=peers, watch_s=watch_s, fresh=args.full)
+    found = run(base, files, nodes, peers=peers, rest_s=rest_s, watch_s=watch_s, fresh=args.full)
     figures = {"shape": {"files": files, "nodes": nodes, "watch_s": watch_s}, "programs": found}
     return Outcome(figures, [*report(found)], list(_charts(found)))
 
