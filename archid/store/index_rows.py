@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -111,8 +111,9 @@ def chunk_batches(layout: Layout, object_of: array[int]) -> Iterator[list[int]]:
         batch += some
         if len(batch) > WRITE_BATCH:
             batch.sort(key=lambda at: layout.ids(range(at, at + 1)))
-            yield from (batch[n : n + WRITE_BATCH] for n in range(0, len(batch), WRITE_BATCH))
-            batch = []
+            whole = len(batch) // WRITE_BATCH * WRITE_BATCH
+            yield from (batch[n : n + WRITE_BATCH] for n in range(0, whole, WRITE_BATCH))
+            batch = batch[whole:]
     if batch:
         yield batch
 
@@ -121,14 +122,33 @@ def add_chunks(
     connection: sqlite3.Connection, tree: Standing, object_of: array[int], batch: Sequence[int]
 ) -> None:
     """Add a batch of chunks, those that are not known to be there."""
-    if _begun(connection, tree) is None:
+    id_ = _begun(connection, tree)
+    if id_ is None:
         return
-    chunks = [
+    rows = tree.layout.rows(batch, KEY_BYTES)
+    # An object goes when its inode turns out to be another file, and its number to the next one.
+    standing = _named_objects(connection, id_, {object_of[number] for _, number, _ in rows})
+    chunks = sorted(
         (key, object_of[number], offset)
-        for key, number, offset in tree.layout.rows(batch, KEY_BYTES)
-    ]
-    chunks.sort()
+        for key, number, offset in rows
+        if object_of[number] in standing
+    )
     connection.executemany("INSERT OR IGNORE INTO chunk (key, object, at) VALUES (?, ?, ?)", chunks)
+
+
+def _named_objects(connection: sqlite3.Connection, tree: int, objects: Set[int]) -> set[int]:
+    """Those of these objects that a tree has a name for."""
+    found: set[int] = set()
+    wanted = list(objects)
+    for start in range(0, len(wanted), LOOKUP_BATCH):
+        some = wanted[start : start + LOOKUP_BATCH]
+        marks = ",".join("?" * len(some))
+        rows = connection.execute(
+            f"SELECT object FROM name WHERE tree = ? AND object IN ({marks})",  # noqa: S608 - only question marks
+            (tree, *some),
+        )
+        found.update(row[0] for row in rows)
+    return found
 
 
 def _begun(connection: sqlite3.Connection, tree: Standing) -> int | None:

@@ -98,12 +98,12 @@ class CopyingReader(SourceReader):
         self._writer = writer
         try:
             yield
+            self._wait_until_left(0)
         except BaseException:
             # The descriptor is about to be closed; nobody may write to its number then.
             for pending in self._pending:
                 pending.exception()
             raise
-        self._wait_until_left(0)
 
     def _read(self, buffer: memoryview, offset: int) -> int:
         if self._ranges is not None:

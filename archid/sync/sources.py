@@ -268,7 +268,11 @@ class Sources:
             if isinstance(outcome, ArchidError):
                 refused.append(outcome)
 
-        await peer.wait_for_slot()
+        limit_s = peer.settings.request_timeout_s
+        with trio.move_on_after(limit_s) as timer:
+            await peer.wait_for_slot()
+        if timer.cancelled_caught:
+            raise PeerTooSlow(f"{peer.remote} answered nothing within {limit_s:g} seconds")
         number = peer.begin(Entitle(0, self.manifest, self._proof()), on_end=shown)
         try:
             answer = await peer.request(GetHave(0, self.manifest), HaveAnswer)

@@ -117,6 +117,44 @@ def test_a_write_that_fails_late_is_still_reported(
     assert caught.value.code == "disk_full"
 
 
+def test_no_write_is_left_under_way_when_one_of_the_last_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 12 * BUFFER_BYTES
+    (tmp_path / "source").write_bytes(bytes(size))
+    waiting: list[Future[Any]] = []
+
+    class Noting(LateWriter):
+        def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            waiting.append(super().submit(fn, *args, **kwargs))
+            return waiting[-1]
+
+    def fail(fd: int, data: object, offset: int) -> None:
+        del fd, data
+        if offset >= size - 3 * BUFFER_BYTES:  # the first of the last three
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("archid.store.syscalls.pwrite_all", fail)
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "copied").open("wb") as target:
+        reader = CopyingReader(
+            "film",
+            source.fileno(),
+            os.fstat(source.fileno()),
+            lambda _: None,
+            target_fd=target.fileno(),
+            folder=tmp_path,
+        )
+
+        def copy_all() -> None:
+            with Noting() as writer, reader.writing_behind(writer):
+                list(Cutter(buffer_bytes=BUFFER_BYTES).cut(reader))
+
+        with pytest.raises(StorageError, match="full"):
+            copy_all()
+        assert len(waiting) > 3
+        assert all(one.done() for one in waiting)
+
+
 def test_a_file_system_that_refuses_direct_writes_after_all_is_written_to_as_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
