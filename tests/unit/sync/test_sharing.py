@@ -486,12 +486,14 @@ async def test_when_every_slot_is_taken_a_request_is_told_so_after_a_while(cinem
 
 
 class NotedSlots(UploadSlots):
-    """Says when requests were told that the node is busy."""
+    """Says when it was first told anew that the node is busy: an only holder has several requests
+    open, which are refused one right after the other and count as once."""
 
     def __init__(self, count: int) -> None:
         super().__init__(1, longest_wait_s=0.01)
         self._count = count
         self.refused_at: list[float] = []
+        self._last_at = 0.0
         self.enough = trio.Event()
 
     @asynccontextmanager
@@ -500,7 +502,10 @@ class NotedSlots(UploadSlots):
             async with super().one(peer):
                 yield
         except Refusal:
-            self.refused_at.append(trio.current_time())
+            now = trio.current_time()
+            if not self.refused_at or now - self._last_at > FIRST_BACKOFF_S / 2:
+                self.refused_at.append(now)
+            self._last_at = now
             if len(self.refused_at) == self._count:
                 self.enough.set()
             raise
