@@ -203,7 +203,7 @@ class PublishDialogue:
                     root, by=caller.user_name
                 )
                 if is_new:
-                    await trio.to_thread.run_sync(self._library.add_placed, root.id)
+                    await trio.to_thread.run_sync(self._library.count_placed, root.id)
                     await trio.to_thread.run_sync(self._library.link_script, root)
         finally:
             if not (is_new or ingested.unchanged):

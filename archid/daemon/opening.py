@@ -98,6 +98,7 @@ def open_state(config: Config, stack: ExitStack) -> OpenState:
         bundles=Bundles(paths),
         keep_free_bytes=config.storage.keep_free_bytes,
     )
+    stack.callback(library.close)
     remove_leftovers(paths)
     library.open()
     return OpenState(

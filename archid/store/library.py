@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from archid.errors import StorageError
 from archid.log import get_logger
 from archid.store.about import About
 from archid.store.adoption import Adopted, adopt_local
@@ -24,7 +23,7 @@ from archid.store.damage import DamageBook
 from archid.store.documents import DocumentStore
 from archid.store.errors import DatabaseDamaged, DiskFull, DocumentMissing, storage_error
 from archid.store.index import ChunkIndex
-from archid.store.indexing import index_beside
+from archid.store.indexing import Indexing
 from archid.store.layout import StatePaths
 from archid.store.mending import Mending, mark_damaged
 from archid.store.placing import remove_superseded
@@ -61,6 +60,7 @@ class Library:
         self.trees = trees
         self.bundles = bundles
         self._index = index
+        self._indexing = Indexing(index)
         self.keep_free_bytes = keep_free_bytes
         """Nothing is fetched that would leave less; may be set at any time."""
         self._lock = threading.Lock()
@@ -99,6 +99,10 @@ class Library:
                 log.warning("tree_without_manifest", manifest=manifest.short, why=str(error))
         with self._lock:
             self._held = set(whole)
+
+    def close(self) -> None:
+        """Wait for what goes on in other threads; before the index is closed."""
+        self._indexing.close()
 
     def _require_documents(self, manifest: ManifestId) -> None:
         """Raise DocumentMissing unless the manifest and all its pieces are here."""
@@ -223,7 +227,7 @@ class Library:
         try:
             adopted = adopt_local(
                 staging,
-                self._index.find_blocking,
+                self._indexing.find,
                 self.paths.trees,
                 before=self.bundles.linked_script(staging.layout.root.name),
                 stopped=stopped,
@@ -250,52 +254,33 @@ class Library:
     def place(self, staging: Staging) -> None:
         """Let the tree appear; raises ChunkMissing, StorageError.
 
-        It is added to the index while the disk is busy with it: both take as long. What a crash
-        leaves there of a tree that never stood is removed at the next start.
+        It is added to the index while the disk is busy with it, and after.
         """
         manifest, layout = staging.layout.manifest, staging.layout
         staging.seal()
-        with index_beside(
-            self._index, manifest, lambda: layout, staging.path, seen=staging.objects
-        ) as indexed:
+        with self._indexing.beside(manifest, lambda: layout, staging.path, seen=staging.objects):
             self.documents.sync()
             staging.appear(self.trees.path(manifest))
         self.stagings.placed(manifest)
-        self._stands(manifest, indexed)
+        self.count_placed(manifest)
 
-    @contextlib.contextmanager
     def indexing(
         self, root: ManifestRoot, pieces: Mapping[PieceId, bytes], tree: Path
-    ) -> Iterator[None]:
-        """Index a tree that is being published while the block lets it appear.
+    ) -> contextlib.AbstractContextManager[None]:
+        """Index a tree that is being published while the block lets it appear, and after.
 
-        Until `add_placed` nobody is told of it; `drop` takes it out again.
+        Until `count_placed` nobody is told of it; `drop` takes it out again.
         """
-        layout = partial(Layout.from_pieces, root, pieces)
-        with index_beside(self._index, root.id, layout, tree) as indexed:
-            yield
-        try:
-            indexed()
-        except StorageError as error:
-            log.error("index_unusable", why=error.sentence)
+        return self._indexing.beside(root.id, partial(Layout.from_pieces, root, pieces), tree)
 
     def add_placed(self, manifest: ManifestId) -> None:
-        """A tree has come to stand: index it, unless that was done, then count it as held."""
+        """Index a tree that stands already, then count it; raises DocumentMissing."""
+        self._indexing.require(manifest, partial(self.layout, manifest), self.trees.path(manifest))
+        self.count_placed(manifest)
 
-        def index() -> None:
-            if not self._index.has_tree_blocking(manifest):
-                tree = self.trees.path(manifest)
-                self._index.add_tree_blocking(manifest, self.layout(manifest), tree)
-
-        self._stands(manifest, index)
-
-    def _stands(self, manifest: ManifestId, index: Callable[[], None]) -> None:
+    def count_placed(self, manifest: ManifestId) -> None:
+        """A tree has come to stand, and is indexed or about to be: from now on it is held."""
         self.trees.reopen(manifest)
-        try:
-            index()
-        except StorageError as error:
-            # The index only saves work; what it misses is added at the next start.
-            log.error("index_unusable", why=error.sentence)
         with self._lock:
             self._held.add(manifest)
             self._expected.discard(manifest)
@@ -342,7 +327,7 @@ class Library:
         """Free the bytes of a tree that was retired."""
         with self._lock:
             self._about.pop(manifest, None)
-        self._index.remove_tree_blocking(manifest)
+        self._indexing.remove(manifest)
         self.trees.remove_set_aside(manifest)
 
     def drop(self, manifest: ManifestId) -> None:
@@ -351,7 +336,7 @@ class Library:
             self._held.discard(manifest)
             self._expected.discard(manifest)
             self._about.pop(manifest, None)
-        self._index.remove_tree_blocking(manifest)
+        self._indexing.remove(manifest)
         self.trees.remove(manifest)
 
     def unexplained(self) -> list[ManifestId]:
@@ -379,7 +364,7 @@ class Library:
         Raises DocumentMissing, StorageError.
         """
         mending = Mending.open(layout, self.trees, stopped=stopped)
-        mending.take_local(self._index.find_blocking, stopped=stopped)
+        mending.take_local(self._indexing.find, stopped=stopped)
         return mending
 
     # Room

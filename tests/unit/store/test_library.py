@@ -46,6 +46,7 @@ def started(paths: StatePaths) -> Iterator[Library]:
             index=ChunkIndex(stack.enter_context(Database(paths.node_db, MIGRATIONS))),
             bundles=Bundles(paths),
         )
+        stack.callback(library.close)
         library.open()
         yield library
 

@@ -304,6 +304,7 @@ class SyncNode:
             index=ChunkIndex(node_db),
             bundles=Bundles(paths),
         )
+        stack.callback(self.library.close)
         self.library.open()
         self.fetcher = Fetcher(
             identity.node_id,
