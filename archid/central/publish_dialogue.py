@@ -129,7 +129,7 @@ class PublishDialogue:
             finish = partial(
                 ingest.finish,
                 lambda _, pieces: self._library.keep_pieces(pieces.values()),
-                beside=self._library.indexing,
+                beside=self._library.index_beside,
             )
             return await trio.to_thread.run_sync(finish)
         finally:

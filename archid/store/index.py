@@ -133,16 +133,23 @@ class ChunkIndex:
         """Whether a tree is wholly in the index."""
         return self._database.transact(_has_tree, manifest)
 
-    def add_files_blocking(self, tree: Standing) -> None:
-        """Add a tree of which this is known already."""
+    def add_files_blocking(
+        self, tree: Standing, *, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Add a tree of which this is known already; what is `stopped` is left half, and mended
+        by `follow`."""
         transact = self._database.transact
         if transact(_has_tree, tree.manifest):
             return
         shared = transact(index_rows.begin_tree, tree)
         object_of = array("q", bytes(8 * len(tree.layout.files)))
         for numbers in index_rows.file_batches(tree):
+            if stopped():
+                return
             transact(index_rows.add_files, tree, shared, numbers, object_of)
         for batch in index_rows.chunk_batches(tree.layout, object_of):
+            if stopped():
+                return
             transact(index_rows.add_chunks, tree, object_of, batch)
         transact(index_rows.complete_tree, tree.manifest)
 

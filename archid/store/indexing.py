@@ -12,8 +12,9 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Final, TypeAlias
 
-from archid.errors import StorageError
+from archid.errors import ArchidError
 from archid.log import get_logger
 from archid.store.errors import storage_error
 from archid.store.file_objects import FileObjects
@@ -25,14 +26,21 @@ from protocol.layout import Layout
 
 log = get_logger(__name__)
 
+_LOOK_S: Final = 0.1
+Found: TypeAlias = dict[ChunkId, list[Location]]
+
 
 class Indexing:
-    """Adds trees to an index, and takes them out; any thread may ask. `close` before the index."""
+    """Adds trees to an index in order, and takes them out; any thread may ask.
+
+    `close` it before the index.
+    """
 
     def __init__(self, index: ChunkIndex) -> None:
         self._index = index
         self._lock = threading.Lock()
-        self._adding: set[threading.Thread] = set()
+        self._adding: list[threading.Thread] = []
+        self._closing = threading.Event()
 
     @contextlib.contextmanager
     def beside(
@@ -47,7 +55,8 @@ class Indexing:
 
         If the block fails the tree is taken out again. `layout` is called in the other thread;
         `seen` are the files that need not be looked at, and is the other thread's from now on.
-        Raises StorageError where the tree cannot be opened; an index that fails is only logged.
+        Raises StorageError where the tree cannot be opened; an index that fails is only logged, and
+        does without the tree until the next start.
         """
         try:
             # Held open, since the block moves it.
@@ -62,67 +71,102 @@ class Indexing:
                 objects.look(known, folder)
             except OSError as error:
                 raise storage_error(error, tree) from error
-            self._index.add_files_blocking(Standing(manifest, known, objects))
+            standing = Standing(manifest, known, objects)
+            self._index.add_files_blocking(standing, stopped=self._closing.is_set)
 
-        def run() -> None:
-            try:
-                with contextlib.closing(folder), _logging():
-                    add()
-            except Exception:
-                log.exception("index_failed", manifest=manifest.short)
-            finally:
-                with self._lock:
-                    self._adding.discard(thread)
-
-        thread = threading.Thread(target=run, name="archid-index")
-        with self._lock:
-            # Whoever finds it there may join it, which takes one that was started.
-            thread.start()
-            self._adding.add(thread)
+        thread = self._start(manifest, add, folder)
         try:
             yield
         except BaseException:
-            thread.join()
-            with contextlib.suppress(StorageError):
+            if thread is not None:
+                thread.join()
+            with contextlib.suppress(ArchidError):
                 self._index.remove_tree_blocking(manifest)
             raise
 
     def require(self, manifest: ManifestId, layout: Callable[[], Layout], tree: Path) -> None:
         """Add a tree that stands unless it is there. An index that fails is only logged.
 
-        Raises what `layout` raises other than StorageError.
+        Raises what `layout` raises.
         """
         self.settle()
+        known = layout()
         with _logging():
             if not self._index.has_tree_blocking(manifest):
-                self._index.add_tree_blocking(manifest, layout(), tree)
+                self._index.add_tree_blocking(manifest, known, tree)
 
     def remove(self, manifest: ManifestId) -> None:
         """Take a tree out, also one that is being added; raises StorageError."""
         self.settle()
         self._index.remove_tree_blocking(manifest)
 
-    def find(self, chunks: Sequence[ChunkId]) -> dict[ChunkId, list[Location]]:
-        """`ChunkIndex.find_blocking` of all trees that have begun to be added."""
-        self.settle()
-        return self._index.find_blocking(chunks)
+    def finder(self, stopped: Callable[[], bool]) -> Callable[[Sequence[ChunkId]], Found]:
+        """`ChunkIndex.find_blocking` of all trees that have begun to be added when it is asked.
 
-    def settle(self) -> None:
-        """Return when everything is added that has begun to be."""
+        Waiting for them ends early, and nothing is found then, when `stopped` says so.
+        """
+        settled = False
+
+        def find(chunks: Sequence[ChunkId]) -> Found:
+            nonlocal settled
+            settled = settled or self.settle(stopped)
+            return self._index.find_blocking(chunks) if settled else {}
+
+        return find
+
+    def settle(self, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Return when everything is added that has begun to be; False if it was `stopped`."""
         with self._lock:
             adding = list(self._adding)
         for thread in adding:
-            thread.join()
+            while thread.is_alive():
+                if stopped():
+                    return False
+                thread.join(_LOOK_S)
+        return True
 
     def close(self) -> None:
-        """Wait for what has begun; the index may be closed then."""
+        """End what has begun, soon; the index may be closed then, and is mended when it opens."""
+        self._closing.set()
         self.settle()
+
+    def _start(
+        self, manifest: ManifestId, add: Callable[[], None], folder: TreeFolder
+    ) -> threading.Thread | None:
+        """The thread that adds a tree when those before are added; None if there can be none."""
+
+        def run() -> None:
+            try:
+                with contextlib.closing(folder):
+                    for earlier in before:
+                        earlier.join()
+                    with _logging():
+                        add()
+            except Exception:
+                # Nobody asks this thread how it ended, and what stands must not fall with it.
+                log.exception("index_failed", manifest=manifest.short)
+            finally:
+                with self._lock:
+                    self._adding.remove(thread)
+
+        thread = threading.Thread(target=run, name="archid-index")
+        with self._lock:
+            before = list(self._adding)
+            try:
+                # Whoever finds it in the list may join it, which takes one that was started.
+                thread.start()
+            except RuntimeError as error:
+                folder.close()
+                log.error("index_unusable", why=str(error))
+                return None
+            self._adding.append(thread)
+        return thread
 
 
 @contextlib.contextmanager
 def _logging() -> Iterator[None]:
     try:
         yield
-    except StorageError as error:
+    except ArchidError as error:
         # The index only saves work; what it misses is added at the next start.
         log.error("index_unusable", why=error.sentence)

@@ -1,7 +1,7 @@
 """What the rest of the daemon asks of the store: versions coming in, standing, and leaving.
 
 It puts together documents, layouts, staging, trees and the chunk index, which know nothing of one
-another's order: a tree is in the index before anybody is told that it is here, and a manifest is
+another's order: who asks the index finds every tree that is said to be here, and a manifest is
 kept before anything is staged for it. Methods block; call them from worker threads.
 """
 
@@ -60,7 +60,7 @@ class Library:
         self.trees = trees
         self.bundles = bundles
         self._index = index
-        self._indexing = Indexing(index)
+        self.indexing = Indexing(index)
         self.keep_free_bytes = keep_free_bytes
         """Nothing is fetched that would leave less; may be set at any time."""
         self._lock = threading.Lock()
@@ -102,7 +102,7 @@ class Library:
 
     def close(self) -> None:
         """Wait for what goes on in other threads; before the index is closed."""
-        self._indexing.close()
+        self.indexing.close()
 
     def _require_documents(self, manifest: ManifestId) -> None:
         """Raise DocumentMissing unless the manifest and all its pieces are here."""
@@ -227,7 +227,7 @@ class Library:
         try:
             adopted = adopt_local(
                 staging,
-                self._indexing.find,
+                self.indexing.finder(stopped),
                 self.paths.trees,
                 before=self.bundles.linked_script(staging.layout.root.name),
                 stopped=stopped,
@@ -258,24 +258,24 @@ class Library:
         """
         manifest, layout = staging.layout.manifest, staging.layout
         staging.seal()
-        with self._indexing.beside(manifest, lambda: layout, staging.path, seen=staging.objects):
+        with self.indexing.beside(manifest, lambda: layout, staging.path, seen=staging.objects):
             self.documents.sync()
             staging.appear(self.trees.path(manifest))
         self.stagings.placed(manifest)
         self.count_placed(manifest)
 
-    def indexing(
+    def index_beside(
         self, root: ManifestRoot, pieces: Mapping[PieceId, bytes], tree: Path
     ) -> contextlib.AbstractContextManager[None]:
         """Index a tree that is being published while the block lets it appear, and after.
 
         Until `count_placed` nobody is told of it; `drop` takes it out again.
         """
-        return self._indexing.beside(root.id, partial(Layout.from_pieces, root, pieces), tree)
+        return self.indexing.beside(root.id, partial(Layout.from_pieces, root, pieces), tree)
 
     def add_placed(self, manifest: ManifestId) -> None:
         """Index a tree that stands already, then count it; raises DocumentMissing."""
-        self._indexing.require(manifest, partial(self.layout, manifest), self.trees.path(manifest))
+        self.indexing.require(manifest, partial(self.layout, manifest), self.trees.path(manifest))
         self.count_placed(manifest)
 
     def count_placed(self, manifest: ManifestId) -> None:
@@ -327,7 +327,7 @@ class Library:
         """Free the bytes of a tree that was retired."""
         with self._lock:
             self._about.pop(manifest, None)
-        self._indexing.remove(manifest)
+        self.indexing.remove(manifest)
         self.trees.remove_set_aside(manifest)
 
     def drop(self, manifest: ManifestId) -> None:
@@ -336,7 +336,7 @@ class Library:
             self._held.discard(manifest)
             self._expected.discard(manifest)
             self._about.pop(manifest, None)
-        self._indexing.remove(manifest)
+        self.indexing.remove(manifest)
         self.trees.remove(manifest)
 
     def unexplained(self) -> list[ManifestId]:
@@ -364,7 +364,7 @@ class Library:
         Raises DocumentMissing, StorageError.
         """
         mending = Mending.open(layout, self.trees, stopped=stopped)
-        mending.take_local(self._indexing.find, stopped=stopped)
+        mending.take_local(self.indexing.finder(stopped), stopped=stopped)
         return mending
 
     # Room

@@ -40,6 +40,7 @@ FAILURES = (
     "script_not_linked",
     "trust_not_saved",
     "journal_not_written",
+    "index_unusable",
 )
 """What a daemon may say at ERROR while its disk takes nothing."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -68,53 +68,105 @@ class Gate:
         return self._film.layout
 
 
-def test_nobody_waits_but_who_asks(indexing: Indexing, film: Version, tmp_path: Path) -> None:
-    tree = finished(film, tmp_path)
+def opened_when_waited_for(gate: Gate, thread: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Open the gate when somebody waits for the thread that stands before it."""
+    join = threading.Thread.join
+
+    def joined(self: threading.Thread, timeout: float | None = None) -> None:
+        if self.name == thread:
+            gate.open()
+        join(self, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", joined)
+
+
+@pytest.fixture
+def gate(film: Version, monkeypatch: pytest.MonkeyPatch) -> Gate:
     gate = Gate(film)
+    opened_when_waited_for(gate, "archid-index", monkeypatch)
+    return gate
+
+
+def test_nobody_waits_but_who_asks(
+    indexing: Indexing, index: ChunkIndex, film: Version, gate: Gate, tmp_path: Path
+) -> None:
+    tree = finished(film, tmp_path)
     with indexing.beside(film.manifest, gate.layout, tree):
         tree.chmod(0o755)
         tree.rename(tmp_path / "elsewhere")
-    # The tree stands and nothing of it is in the index.
-    with ThreadPoolExecutor(1) as other:
-        found = other.submit(indexing.find, distinct_ids(film))
-        assert not found.done()
-        gate.open()
-        assert set(found.result()) == set(distinct_ids(film))
+    # The tree stands, and nothing of it is in the index.
+    assert index.find_blocking(distinct_ids(film)) == {}
+    found = indexing.finder(lambda: False)(distinct_ids(film))
+    assert set(found) == set(distinct_ids(film))
 
 
-def test_it_ends_with_what_was_begun(
-    indexing: Indexing, index: ChunkIndex, film: Version, tmp_path: Path
+def test_who_asks_can_be_stopped(indexing: Indexing, film: Version, tmp_path: Path) -> None:
+    gate = Gate(film)
+    with indexing.beside(film.manifest, gate.layout, finished(film, tmp_path)):
+        pass
+    find = indexing.finder(lambda: True)
+    assert find(distinct_ids(film)) == {}
+    gate.open()
+    indexing.settle()
+    assert set(find(distinct_ids(film))) == set(distinct_ids(film))
+
+
+def test_trees_are_added_one_after_the_other(
+    indexing: Indexing, index: ChunkIndex, film: Version, gate: Gate, tmp_path: Path
 ) -> None:
-    with indexing.beside(film.manifest, lambda: film.layout, finished(film, tmp_path)):
+    (tmp_path / "one").mkdir()
+    with indexing.beside(film.manifest, gate.layout, finished(film, tmp_path / "one")):
+        pass
+    newer = version_of(a_film(), version=2)
+    (tmp_path / "two").mkdir()
+
+    def only_after_the_first() -> Layout:
+        assert index.has_tree_blocking(film.manifest)
+        return newer.layout
+
+    with indexing.beside(newer.manifest, only_after_the_first, finished(newer, tmp_path / "two")):
+        pass
+    indexing.settle()
+    assert {one.manifest for one in index.trees_blocking()} == {film.manifest, newer.manifest}
+
+
+def test_the_end_waits_and_leaves_the_rest_to_the_next_start(
+    index: ChunkIndex, film: Version, gate: Gate, tmp_path: Path
+) -> None:
+    indexing = Indexing(index)
+    tree = finished(film, tmp_path)
+    with indexing.beside(film.manifest, gate.layout, tree):
         pass
     indexing.close()
-    assert index.has_tree_blocking(film.manifest)
+    assert not [one for one in threading.enumerate() if one.name == "archid-index"]
+    assert not index.has_tree_blocking(film.manifest)
+    index.follow({film.manifest: tree}, lambda _: film.layout)
     assert set(index.find_blocking(distinct_ids(film))) == set(distinct_ids(film))
 
 
 def test_a_tree_that_comes_not_to_stand_leaves_nothing_in_the_index(
-    indexing: Indexing, index: ChunkIndex, film: Version, tmp_path: Path
+    indexing: Indexing, index: ChunkIndex, film: Version, gate: Gate, tmp_path: Path
 ) -> None:
     tree = finished(film, tmp_path)
     with (
         pytest.raises(DiskFull),
-        indexing.beside(film.manifest, lambda: film.layout, tree),
+        indexing.beside(film.manifest, gate.layout, tree),
     ):
         raise DiskFull(tree)
-    assert not index.has_tree_blocking(film.manifest)
+    gate.open()
+    indexing.settle()
+    assert index.trees_blocking() == []
     assert index.find_blocking(distinct_ids(film)) == {}
 
 
 def test_a_tree_that_is_taken_out_while_it_is_added_is_gone(
-    indexing: Indexing, index: ChunkIndex, film: Version, tmp_path: Path
+    indexing: Indexing, index: ChunkIndex, film: Version, gate: Gate, tmp_path: Path
 ) -> None:
-    gate = Gate(film)
     with indexing.beside(film.manifest, gate.layout, finished(film, tmp_path)):
         pass
-    with ThreadPoolExecutor(1) as other:
-        removed = other.submit(indexing.remove, film.manifest)
-        gate.open()
-        removed.result()
+    indexing.remove(film.manifest)
+    gate.open()
+    indexing.settle()
     assert index.trees_blocking() == []
     assert index.find_blocking(distinct_ids(film)) == {}
 
@@ -152,14 +204,32 @@ def test_a_layout_that_cannot_be_had_says_so_in_the_log(
     assert not index.has_tree_blocking(film.manifest)
 
 
+def test_without_a_thread_the_tree_stands_all_the_same(
+    indexing: Indexing,
+    film: Version,
+    tmp_path: Path,
+    expected_errors: ErrorWatch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected_errors.expect("index_unusable")
+    tree = finished(film, tmp_path)
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    open_before = sorted(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        with indexing.beside(film.manifest, lambda: film.layout, tree):
+            pass
+    assert sorted(os.listdir("/proc/self/fd")) == open_before
+    assert indexing.settle()
+
+
 def test_a_tree_that_stands_is_added_once(
     indexing: Indexing, index: ChunkIndex, film: Version, tmp_path: Path
 ) -> None:
     tree = finished(film, tmp_path)
-
-    def asked_again() -> Layout:
-        raise AssertionError("it is there already")
-
     indexing.require(film.manifest, lambda: film.layout, tree)
-    indexing.require(film.manifest, asked_again, tree)
+    indexing.require(film.manifest, lambda: film.layout, tmp_path / "not looked at")
     assert [one.manifest for one in index.trees_blocking()] == [film.manifest]

@@ -69,6 +69,8 @@ def bring(library: Library, version: Version) -> None:
         library.adopt(staging)
         stage_all(staging, version)
         library.place(staging)
+        # As long as something is added the folder is no other library's.
+        library.indexing.settle()
     finally:
         staging.close()
 

@@ -295,7 +295,6 @@ class SyncNode:
         upkeep = Upkeep(node_db)
         trees = TreeStore(paths.trees, Layouts(self.documents), DamageBook(upkeep))
         stack.callback(trees.close)
-        node_db = stack.enter_context(Database(paths.node_db, INDEX_MIGRATIONS))
         self.absences = Absences(node_db)
         self.library = Library(
             paths,
