@@ -60,7 +60,7 @@ class JoinBegin(Message):
 
 @dataclass(frozen=True, slots=True)
 class JoinOffer(Message):
-    """Roots in their envelopes, from the one that the token names to the newest."""
+    """Roots in their envelopes, the oldest first, that which the token names among them."""
 
     TYPE: ClassVar[int] = 65
     MAX_BYTES: ClassVar[int] = 1 * MIB
