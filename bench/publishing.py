@@ -22,6 +22,8 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from archid.store.ingest import CACHED_SHARE
+from archid.store.syscalls import memory_bytes
 from archid.store.tree_folder import remove_tree
 from bench.benchmark import Outcome
 from bench.inputs import discard
@@ -73,13 +75,13 @@ def _rounds(base: Path, source: Path, size: int, rounds: int, *, changed: bool) 
         fleet.found()
         for n in range(rounds):
             say(f"{source.name}, {base.name}: round {n + 1} of {rounds}")
-            _warm(source, size)
+            _warm(source)
             found.setdefault("BLAKE3 alone", []).append(_clocked(lambda: _hash_all(source)))
-            _warm(source, size)
+            _warm(source, size + size // 4)
             copy = base / f"copy {n}"
             found.setdefault("cp and sync", []).append(_clocked(partial(_copy, source, copy)))
             discard(copy)
-            _warm(source, size)
+            _warm(source, _publishing_takes(size))
             _publish_all(found, fleet, source, f"script {n}", changed=changed)
     if not changed:
         # Of few large files, so that nothing is slower afterwards (see `discard`).
@@ -153,10 +155,20 @@ def _write_large(folder: Path, size: int) -> None:
     _sync()
 
 
-def _warm(source: Path, size: int) -> None:
+def _publishing_takes(size: int) -> int:
+    """Memory that publishing fills with what it writes: none that it writes past the page cache.
+
+    What is touched and not taken goes back to the host meanwhile, on the cores that are measured.
+    """
+    past_the_cache = size * CACHED_SHARE >= memory_bytes()
+    return 0 if past_the_cache else size + size // 4
+
+
+def _warm(source: Path, memory: int = 0) -> None:
     _sync()
     warm_files(source)
-    warm_memory(size + size // 4)
+    if memory:
+        warm_memory(memory)
 
 
 def _sync() -> None:

@@ -8,7 +8,7 @@ the store's part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from blake3 import blake3
@@ -31,6 +31,7 @@ from protocol.pieces import (
     chunk_table,
     encode_piece,
     table_lengths,
+    table_selectors,
 )
 
 RECORD_WEIGHT: Final = 32
@@ -39,6 +40,8 @@ MIN_PIECE_WEIGHT: Final = 8 * 1024
 MEAN_PIECE_WEIGHT: Final = 16 * 1024
 """The mean weight from MIN_PIECE_WEIGHT to a cut."""
 MAX_PIECE_WEIGHT: Final = 64 * 1024
+_ROW_ENDS_BELOW: Final = -(-(CHUNK_ROW_BYTES << 32) // MEAN_PIECE_WEIGHT)
+"""A row whose selector is less ends a piece that is heavy enough: `_ends_piece` for one row."""
 
 
 class ManifestBuilder:
@@ -115,22 +118,18 @@ class ManifestBuilder:
             self._add_bare(record, path, record_weight)
             return
         total = len(lengths)
+        selectors = table_selectors(bytes(table))
         done = 0
         while done < total:
             # One turn of this loop is one record: the rows of this file within one piece.
             weight = record_weight if not done else RECORD_WEIGHT
             self._make_room(weight + CHUNK_ROW_BYTES)
             first = done
-            cut = False
-            while done < total and not cut:
-                item = CHUNK_ROW_BYTES + (weight if done == first else 0)
-                if self._weight + item > MAX_PIECE_WEIGHT:
-                    cut = True
-                    break
-                self._weight += item
-                row = done * CHUNK_ROW_BYTES
-                cut = self._ends_piece(table[row : row + 4], item)
-                done += 1
+            self._weight += weight + CHUNK_ROW_BYTES
+            cut = self._ends_piece(selectors[first], weight + CHUNK_ROW_BYTES)
+            done += 1
+            if not cut:
+                done, cut = self._take_rows(selectors, done)
             more = done < total
             rows = done - first
             self._records.append(
@@ -162,21 +161,34 @@ class ManifestBuilder:
         )
         return root, self._bytes_of
 
+    def _take_rows(self, selectors: Sequence[int], done: int) -> tuple[int, bool]:
+        """Rows of the same record from `done` on: where they end, and whether the piece does."""
+        room = done + (MAX_PIECE_WEIGHT - self._weight) // CHUNK_ROW_BYTES
+        stop = min(len(selectors), room)
+        # The first row after which the piece is heavy enough to end.
+        light = max(-(-(MIN_PIECE_WEIGHT - self._weight) // CHUNK_ROW_BYTES) - 1, 0)
+        ends = (at + 1 for at in range(done + light, stop) if selectors[at] < _ROW_ENDS_BELOW)
+        end = next(ends, None)
+        cut = end is not None or stop < len(selectors)
+        end = stop if end is None else end
+        self._weight += (end - done) * CHUNK_ROW_BYTES
+        return end, cut
+
     def _add_bare(self, record: Record, path: str, weight: int) -> None:
         self._make_room(weight)
         self._records.append(record)
         self._weight += weight
-        if self._ends_piece(blake3(path.encode()).digest()[:4], weight):
+        if self._ends_piece(int.from_bytes(blake3(path.encode()).digest()[:4], "big"), weight):
             self._close_piece()
 
     def _make_room(self, weight: int) -> None:
         if self._weight + weight > MAX_PIECE_WEIGHT:
             self._close_piece()
 
-    def _ends_piece(self, selector: bytes | bytearray, item_weight: int) -> bool:
+    def _ends_piece(self, selector: int, item_weight: int) -> bool:
         if self._weight < MIN_PIECE_WEIGHT:
             return False
-        return int.from_bytes(selector, "big") * MEAN_PIECE_WEIGHT < item_weight << 32
+        return selector * MEAN_PIECE_WEIGHT < item_weight << 32
 
     def _close_piece(self) -> None:
         table = bytes(self._table)

@@ -36,6 +36,8 @@ _SURELY_FITS: Final = MAX_PATH_BYTES // 4
 
 FOLDER, LINK, FILE_START, FILE_CONTINUATION = range(4)
 _ROW: Final = struct.Struct(f">{DIGEST_BYTES}sI")
+_ROW_LENGTH: Final = struct.Struct(f">{DIGEST_BYTES}xI")
+_ROW_SELECTOR: Final = struct.Struct(f">I{DIGEST_BYTES}x")
 
 
 class ChunkRef(NamedTuple):
@@ -144,9 +146,12 @@ def table_rows(table: bytes) -> Iterator[tuple[bytes, int]]:
 
 def table_lengths(table: bytes) -> tuple[int, ...]:
     """The lengths in a chunk table, in bytes; the table must be whole rows."""
-    words = CHUNK_ROW_BYTES // 4
-    every = struct.unpack(f">{len(table) // 4}I", table)
-    return every[words - 1 :: words]
+    return tuple([row[0] for row in _ROW_LENGTH.iter_unpack(table)])
+
+
+def table_selectors(table: bytes) -> list[int]:
+    """The first four bytes of each chunk's id in a chunk table, which must be whole rows."""
+    return [row[0] for row in _ROW_SELECTOR.iter_unpack(table)]
 
 
 def encode_piece(records: Iterable[Record], table: bytes) -> bytes:

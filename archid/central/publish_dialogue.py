@@ -129,7 +129,6 @@ class PublishDialogue:
             finish = partial(
                 ingest.finish,
                 lambda _, pieces: self._library.keep_pieces(pieces.values()),
-                beside=self._library.index_beside,
             )
             return await trio.to_thread.run_sync(finish)
         finally:
@@ -203,7 +202,8 @@ class PublishDialogue:
                     root, by=caller.user_name
                 )
                 if is_new:
-                    await trio.to_thread.run_sync(self._library.count_placed, root.id)
+                    add = partial(self._library.add_published, root, ingested.pieces)
+                    await trio.to_thread.run_sync(add)
                     await trio.to_thread.run_sync(self._library.link_script, root)
         finally:
             if not (is_new or ingested.unchanged):

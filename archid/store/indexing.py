@@ -1,8 +1,8 @@
 """Keeping the chunk index at the trees that stand, beside what they have to wait for.
 
-A tree is added while the disk is busy with making it stand, which takes as long, and nobody waits
-for what is left of that then: the index only saves work. Whoever asks it waits, and finds all of
-it. What a crash leaves in the index of a tree that never stood is removed at the next start
+A tree is added while the disk is busy with making it stand, or when it stands, and nobody waits
+for the end of that: the index only saves work. Whoever asks it waits, and finds all of it. What a
+crash leaves in the index of a tree that never stood is removed at the next start
 (`ChunkIndex.follow`); what it leaves out of one that stands is added then.
 """
 
@@ -53,16 +53,38 @@ class Indexing:
     ) -> Iterator[None]:
         """Begin to add the finished tree that is now at `tree`; the block syncs and moves it.
 
-        If the block fails the tree is taken out again. `layout` is called in the other thread;
-        `seen` are the files that need not be looked at, and is the other thread's from now on.
-        Raises StorageError where the tree cannot be opened; an index that fails is only logged, and
-        does without the tree until the next start.
+        If the block fails the tree is taken out again.
+        """
+        thread = self.begin(manifest, layout, tree, seen=seen)
+        try:
+            yield
+        except BaseException:
+            if thread is not None:
+                thread.join()
+            with contextlib.suppress(ArchidError):
+                self._index.remove_tree_blocking(manifest)
+            raise
+
+    def begin(
+        self,
+        manifest: ManifestId,
+        layout: Callable[[], Layout],
+        tree: Path,
+        *,
+        seen: FileObjects | None = None,
+    ) -> threading.Thread | None:
+        """Begin to add the finished tree at `tree`, which may be moved from now on.
+
+        `layout` is called in the thread that adds it, which is given; `seen` are the files that
+        need not be looked at, and is that thread's from now on. An index that fails is only logged,
+        and does without the tree until the next start.
         """
         try:
-            # Held open, since the block moves it.
+            # Held open, since it may be moved.
             folder = TreeFolder.at(tree)
         except OSError as error:
-            raise storage_error(error, tree) from error
+            log.error("index_unusable", why=storage_error(error, tree).sentence)
+            return None
 
         def add() -> None:
             known = layout()
@@ -74,15 +96,7 @@ class Indexing:
             standing = Standing(manifest, known, objects)
             self._index.add_files_blocking(standing, stopped=self._closing.is_set)
 
-        thread = self._start(manifest, add, folder)
-        try:
-            yield
-        except BaseException:
-            if thread is not None:
-                thread.join()
-            with contextlib.suppress(ArchidError):
-                self._index.remove_tree_blocking(manifest)
-            raise
+        return self._start(manifest, add, folder)
 
     def require(self, manifest: ManifestId, layout: Callable[[], Layout], tree: Path) -> None:
         """Add a tree that stands unless it is there. An index that fails is only logged.

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self, TypeAlias
+from typing import Final, Self
 
 from archid.errors import Interrupted, UsageError
 from archid.log import get_logger
@@ -56,14 +56,9 @@ STAGING_PREFIX: Final = ".publish-"
 _PARALLEL_FILE_BYTES: Final = 1 << 20
 """Mean size from which several threads read a batch. Below, most of the work is system calls that
 take and drop the interpreter's lock: two threads took twice as long as one for files of 16 KiB."""
-_CACHED_SHARE: Final = 8
+CACHED_SHARE: Final = 8
 """What is an eighth of the machine's memory or more is written past the page cache: the kernel
 would make whoever writes so much wait for the disk (at 10 to 20 %), and drop what others use."""
-
-Beside: TypeAlias = Callable[
-    [ManifestRoot, Mapping[PieceId, bytes], Path], contextlib.AbstractContextManager[object]
-]
-"""What goes on while the finished tree, still at the path, is brought to the disk."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ class Ingest:
                 version_before,
                 settled,
                 self._tick,
-                past_the_cache=size_bytes * _CACHED_SHARE >= syscalls.memory_bytes(),
+                past_the_cache=size_bytes * CACHED_SHARE >= syscalls.memory_bytes(),
             )
             for cutter in cutters
         ]
@@ -228,17 +223,14 @@ class Ingest:
     def finish(
         self,
         keep: Callable[[ManifestRoot, Mapping[PieceId, bytes]], None] | None = None,
-        *,
-        beside: Beside | None = None,
     ) -> Ingested:
         """Make the manifest and let the tree appear; then the ingest is closed.
 
         `keep` is given the root and its pieces before the sync that makes the tree durable, so
-        that documents it writes to the same file system are synced along; `beside` is in force
-        during the sync and the rename. When nothing changed since the previous version there is no
-        new tree and neither is called. Raises
-        PathRefused when a link leaves the tree through others, StorageError, and UsageError when
-        announced files did not come.
+        that documents it writes to the same file system are synced along. When nothing changed
+        since the previous version there is no new tree and it is not called. Raises PathRefused
+        when a link leaves the tree through others, StorageError, and UsageError when announced
+        files did not come.
         """
         self._require_whole()
         root, pieces = self._builder.finish()
@@ -254,8 +246,7 @@ class Ingest:
         if keep is not None:
             keep(root, pieces)
         self._close()
-        with beside(root, pieces, self._path) if beside else contextlib.nullcontext():
-            place_tree(self._path, self._paths.tree(root.id))
+        place_tree(self._path, self._paths.tree(root.id))
         self._finished = True
         return Ingested(root, pieces, False, self.new_bytes, self._linked_files, self._source(root))
 

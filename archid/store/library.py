@@ -262,24 +262,20 @@ class Library:
             self.documents.sync()
             staging.appear(self.trees.path(manifest))
         self.stagings.placed(manifest)
-        self.count_placed(manifest)
+        self._count_placed(manifest)
 
-    def index_beside(
-        self, root: ManifestRoot, pieces: Mapping[PieceId, bytes], tree: Path
-    ) -> contextlib.AbstractContextManager[None]:
-        """Index a tree that is being published while the block lets it appear, and after.
-
-        Until `count_placed` nobody is told of it; `drop` takes it out again.
-        """
-        return self.indexing.beside(root.id, partial(Layout.from_pieces, root, pieces), tree)
+    def add_published(self, root: ManifestRoot, pieces: Mapping[PieceId, bytes]) -> None:
+        """Count a tree that was published and stands, and begin to index it."""
+        self._count_placed(root.id)
+        layout = partial(Layout.from_pieces, root, pieces)
+        self.indexing.begin(root.id, layout, self.trees.path(root.id))
 
     def add_placed(self, manifest: ManifestId) -> None:
         """Index a tree that stands already, then count it; raises DocumentMissing."""
         self.indexing.require(manifest, partial(self.layout, manifest), self.trees.path(manifest))
-        self.count_placed(manifest)
+        self._count_placed(manifest)
 
-    def count_placed(self, manifest: ManifestId) -> None:
-        """A tree has come to stand, and is indexed or about to be: from now on it is held."""
+    def _count_placed(self, manifest: ManifestId) -> None:
         self.trees.reopen(manifest)
         with self._lock:
             self._held.add(manifest)

@@ -22,7 +22,15 @@ from archid.store.library import Library
 from archid.store.tree_store import TreeStore
 from protocol.envelope import Envelope
 from tests.expected_errors import ErrorWatch
-from tests.unit.store.trees import File, Version, a_film, assert_tree, stage_all, version_of
+from tests.unit.store.trees import (
+    File,
+    Version,
+    a_film,
+    assert_tree,
+    place,
+    stage_all,
+    version_of,
+)
 
 
 @pytest.fixture
@@ -124,6 +132,23 @@ def test_a_lost_index_is_built_again_from_the_trees(
         assert staging.is_complete
         assert adopted.linked_bytes == film.root.size_bytes
         staging.close()
+
+
+def test_what_is_published_is_shared_with_the_next_version_at_once(
+    library: Library, paths: StatePaths, film: Version
+) -> None:
+    film.keep_documents(library.documents)
+    place(film, paths.trees, paths.staging)
+    library.add_published(film.root, film.pieces)
+    assert library.held() == [film.manifest]
+    newer = version_of(a_film(), version=2)
+    newer.keep_documents(library.documents)
+    staging = library.stage(newer.layout)
+    # Whether the index has it all by now or not: who asks it waits.
+    adopted = library.adopt(staging)
+    assert staging.is_complete
+    assert adopted.linked_bytes == film.root.size_bytes
+    staging.close()
 
 
 def test_a_tree_that_is_being_recorded_is_held_before_its_manifest_is_kept(
