@@ -29,8 +29,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 HERE = Path(__file__).parents[2]
 SHIPPED = (
-    "Makefile", "README.md", "COMMANDS.md", "CHANGELOG.md", "pyproject.toml", "archid", "protocol",
-    "config", "systemd", "requirements.lock", "requirements-dev.lock",
+    "Makefile", "README.md", "COMMANDS.md", "METRICS.md", "CHANGELOG.md", "pyproject.toml",
+    "archid", "protocol", "config", "systemd", "requirements.lock", "requirements-dev.lock",
 )  # fmt: skip
 BUILD_PACKAGES = ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers")
 CENTRAL_SOCKET = "/run/archid-central/control.sock"
@@ -328,6 +328,9 @@ def test_an_installation_has_its_users_its_folders_and_its_service(installed: Es
     ]
     assert run("archid", "--version", user="guest").stdout.startswith("archid ")
     assert 'role = "ice"' in run("cat", "/etc/archid/archid.toml").stdout
+    # What the configuration and the guide send the reader to.
+    documents = run("ls", "/usr/share/doc/archid").stdout.split()
+    assert documents == ["CHANGELOG.md", "COMMANDS.md", "METRICS.md", "README.md", "examples"]
     verified = run("systemd-analyze", "verify", "archid.service", check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
 
