@@ -288,6 +288,9 @@ class Node:
         await trio.to_thread.run_sync(self.limits.load)
         self.limits.apply()
         await self.leaf.load()
+        if self.deliveries is not None:
+            # Who asks, or rolls back, as soon as there is a socket is to be told by what was.
+            await self.deliveries.load()
         self._listener = await open_listener(self._config.network.listen)
         try:
             async with trio.open_nursery() as nursery:

@@ -94,9 +94,14 @@ class Deliveries:
         )
         self._linked: set[ManifestId] = set()
 
+    async def load(self) -> None:
+        """Read what was switched to and what is held; before anybody is told how it stands."""
+        if not self._activations.loaded:
+            await self._activations.load()
+
     async def run(self) -> None:
         """Work until cancelled."""
-        await self._activations.load()
+        await self.load()
         self._fetcher.want(self._wants())
         # What was begun goes on, though its date to be fetched may not have come.
         self._fetcher.go_on(await trio.to_thread.run_sync(self._library.staged))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from archid.control.client import ControlClient
+from archid.errors import Unavailable
 from tests.fleet.events import EventTap
 from tests.fleet.local import FleetNode, LocalFleet
 from tests.fleet.refusals import refused
@@ -73,6 +76,14 @@ def state(room: FleetNode, release: str = "film") -> str:
     return next(str(d["state"]) for d in room.status()["deliveries"] if d["name"] == release)
 
 
+def first_state(room: FleetNode, release: str = "film") -> str:
+    """What the first answer of a daemon that starts says of a release."""
+    while True:
+        with suppress(Unavailable):
+            deliveries = ControlClient(room.socket).call("status", {})["deliveries"]
+            return next(str(one["state"]) for one in deliveries if one["name"] == release)
+
+
 def test_a_rollback_holds_over_a_crash_and_ends_with_a_newer_generation(
     fleet: LocalFleet, room: FleetNode
 ) -> None:
@@ -83,7 +94,9 @@ def test_a_rollback_holds_over_a_crash_and_ends_with_a_newer_generation(
     assert (told["name"], told["held_generation"]) == ("film", 2)
     assert plays(room) == "one"
     room.process.kill()
-    room.process.start()
+    room.process.launch()
+    assert first_state(room) == "rolled_back"
+    room.process.wait_ready()
     assert plays(room) == "one"
     assert state(room) == "rolled_back"
     shown = room.run("status").stdout

@@ -387,6 +387,8 @@ async def test_a_rollback_holds_across_a_restart_and_yields_to_a_newer_generatio
         assert states(first) == {"Dune": DeliveryState.ROLLED_BACK}
         assert "the left wall is dark" in (one(first).reason or "")
     again = deliveries_of(node)
+    await again.load()
+    assert states(again)["Dune"] is DeliveryState.ROLLED_BACK, "before it works"
     async with node.events.subscribe() as events, running(again.run):
         await tell(node, *entries(second, feature=newer), *entries(release("Next"), feature=film))
         await event(events, "release.activated", name="Next")
