@@ -101,7 +101,7 @@ class Library:
             self._held = set(whole)
 
     def close(self) -> None:
-        """Wait for what goes on in other threads; before the index is closed."""
+        """End what goes on in other threads; before the index is closed."""
         self.indexing.close()
 
     def _require_documents(self, manifest: ManifestId) -> None:
