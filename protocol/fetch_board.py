@@ -47,6 +47,8 @@ class Board:
             size for span, size in zip(spans, sizes, strict=True) if span not in held
         )
         self.by_name = self.table.mask_of(by_name)
+        self.partly_held = 0
+        """What partial holders are known to hold."""
         self.came_from_outside = 0
         """Spans, whether they were of use or not."""
         self.largest = max(self.sizes, default=0)
@@ -58,7 +60,21 @@ class Board:
         """A peer holds this now."""
         if peer.counted:
             self.table.count(before=peer.mask, after=mask)
+            self._settle_givers(peer, mask)
         peer.mask = mask
+
+    def _settle_givers(self, peer: FetchPeer, mask: int) -> None:
+        """Each span that partial holders hold is given by one of them, the first that is known to
+        hold it: another one later could cross what was offered to the first."""
+        lost = peer.gives & ~mask
+        peer.gives = peer.gives & mask | mask & ~self.partly_held
+        self.partly_held |= mask
+        if lost:
+            for other in self.peers.values():
+                if other is not peer and other.counted:
+                    other.gives |= lost & other.mask
+                    lost &= ~other.mask
+            self.partly_held &= ~lost
 
     def lacks(self, peer: FetchPeer, mask: int) -> None:
         """A peer does not have, or does not give, these after all."""

@@ -1,9 +1,10 @@
 """A fetch plan's choices: whom to ask for what, with what is known now.
 
 Everything follows from the board. Spans that nobody near gives are asked for outside, this node's
-share of them; who holds everything is offered several to pick from, others are asked by name. The
-holders of everything are offered different spans, so that no two of them pick the same; one that
-has nothing left of its part takes over from the slowest of the others.
+share of them; who is to pick is offered several, others are asked by name. The holders of
+everything are offered different spans, so that no two of them pick the same; one that has nothing
+left of its part takes over from the slowest of the others. So are partial holders, as long as each
+has something that it is the first to give.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from protocol.fetch_board import Board
-from protocol.fetch_events import AskAny, AskSpan, FetchEffect, PeerName, SpanKey
+from protocol.fetch_events import AskAny, AskSpan, CancelOffer, FetchEffect, PeerName, SpanKey
 from protocol.fetch_habits import MOST_OPEN, OFFERS
 from protocol.fetch_hedge import END_GAME_SPANS, hedge
 from protocol.fetch_offers import OfferTable
 from protocol.fetch_peer import FetchPeer, window
+from protocol.fetch_pipe import FEW_SPANS
 from protocol.fetch_spans import lowest
 
 LONG_S: Final = 0.03
@@ -51,6 +53,8 @@ class Choice:
         self._offer_number = 0
         self._pickers: dict[bool, tuple[PeerName, ...]] = {}
         self._outside = self._here = 0
+        self._partial_holders = 0
+        """Those that pick and have something to give."""
         self._covered = self._stalled = 0
         self._shortest_s: float | None = None
         self._began: float | None = None
@@ -87,9 +91,13 @@ class Choice:
                 self._stalled |= peer.asked_mask
             else:
                 self._covered |= peer.asked_mask
+        self._partial_holders = sum(
+            peer.picks and peer.counted and bool(peer.mask & board.wanted)
+            for peer in board.peers.values()
+        )
         self._here = board.given_here(now)
         self._outside = board.site.outside(board.wanted, now) & ~self._here
-        effects = self._divide()
+        effects = [*self._divide(), *self._renew_offers()]
         turn = sorted(
             board.peers.items(),
             key=lambda item: (not item[1].near, not item[1].counted, item[1].owes, item[1].rank),
@@ -135,7 +143,12 @@ class Choice:
         """How many requests may be open at a peer: more than the least on a long line, as long
         as those of all peers are few."""
         least = self._most_offers if peer.picks else self._window
-        most = peer.pipe.window(least, self._mean_bytes)
+        few = FEW_SPANS
+        if peer.counted and self._leaves_choice(peer):
+            least = -(-least // max(self._partial_holders, 1))
+            if least > 1:  # of few, each fills a line of its own, however long
+                few = least
+        most = peer.pipe.window(least, self._mean_bytes, few=few)
         if most > least and sum(one.owes for one in self._board.peers.values()) >= MOST_OPEN:
             return least
         return most
@@ -175,7 +188,7 @@ class Choice:
         if self._leaves_choice(peer) and (to_pick := free & ~board.by_name):
             if not peer.counted:
                 taken_over = self._take_over(peer, to_pick, now)
-            own = to_pick & peer.assigned
+            own = self._to_give(peer, to_pick & peer.assigned, now)
             # Each open offer is as good as one span picked.
             if own.bit_count() > len(peer.offers):
                 return [*taken_over, self._offer(name, peer, own, now)]
@@ -302,15 +315,52 @@ class Choice:
             return count
         return -int(-count * other.rate // (other.rate + peer.rate))
 
+    def _to_give(self, peer: FetchPeer, free: int, now: float) -> int:
+        """Of what a peer may pick what others do not give: two that hold the same would pick it
+        at once. If that is nothing, all of it."""
+        if not peer.counted:
+            return free
+        urgent = self._board.table.as_urgent(free, free)
+        return urgent & ~self._given_by_others(peer, now) or free
+
+    def _given_by_others(self, peer: FetchPeer, now: float) -> int:
+        """What is first offered to other partial holders that may be asked as well as this one."""
+        given = 0
+        for other in self._board.peers.values():
+            if (
+                other is not peer
+                and other.gives
+                and other.near == peer.near
+                and not (other.stalled or other.silent or other.busy_until > now)
+            ):
+                given |= other.gives
+        return given
+
+    def _renew_offers(self) -> list[FetchEffect]:
+        """An offer of which a partial holder holds nothing any more makes room for another: it
+        would only be refused, when its turn comes."""
+        effects: list[FetchEffect] = []
+        for name, peer in sorted(self._board.peers.items()):
+            if not peer.counted or not peer.offers:
+                continue
+            for number, offer in list(peer.offers.items()):
+                if not offer.mask & peer.mask and self._free(peer) & ~self._board.by_name:
+                    peer.end_offer(number)
+                    effects.append(CancelOffer(name, number))
+        return effects
+
     def _offer(self, name: PeerName, peer: FetchPeer, free: int, now: float) -> AskAny:
-        """Let a peer pick from what is free and most urgent; a partial holder also from what it
-        does not hold yet, since the choice is made when this node's turn has come."""
+        """Let a peer pick from what is free and most urgent; a partial holder, of what such hold,
+        from what it gives, and also from what none holds yet, since the choice is made when this
+        node's turn has come."""
         board = self._board
         self._offer_number += 1
         more = free
         if peer.counted:
             more = board.wanted & ~self._covered & ~peer.asked_mask & ~board.by_name
             more &= board.table.all if peer.near else self._outside
+            if not free & (given := self._given_by_others(peer, now)):
+                more &= ~given
         mask, wanted = self._table.offer(board.table.as_urgent(free, more), board.wanted)
         if not mask & free:
             mask, wanted = self._table.offer(board.table.as_urgent(free, free), board.wanted)

@@ -10,7 +10,8 @@ WINDOW_SPANS: Final = 4
 WINDOW_BYTES: Final = 8 * 1024 * 1024
 OFFERS: Final = 4
 """Open offers at a peer that picks: they commit to nothing, so they may be as many as it takes to
-keep a long line full."""
+keep a long line full. Partial holders share them, with one each at the least: what several hold
+may be picked by two of them before they are told."""
 OFFER_S: Final = 60.0
 """An offer that nothing was picked from for so long is made anew, with what is missing by then."""
 MOST_OPEN: Final = 64

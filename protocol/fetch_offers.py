@@ -1,9 +1,9 @@
 """What a fetch plan offers a server to pick from, and what became of it.
 
-An offer is a request for any of several spans. It names the first spans in manifest order that
-are free, enough of them for a choice and no more: so it stays small and cheap on both sides
-whatever the version's size, and a whole swarm moves through a long version together. It covers
-nothing: until the server has picked, every span of it may be asked for elsewhere.
+An offer is a request for any of several spans. It names the first spans in manifest order of those
+that it is made of, enough of them for a choice and no more: so it stays small and cheap on both
+sides whatever the version's size, and a whole swarm moves through a long version together. It
+covers nothing: until the server has picked, every span of it may be asked for elsewhere.
 """
 
 from __future__ import annotations

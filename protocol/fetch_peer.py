@@ -62,6 +62,9 @@ class FetchPeer:
     """Among equals the lower is asked first; another order at every node, so that load spreads."""
     near: bool = False
     """Whether it stands at this node's site: asking it costs the site's line nothing."""
+    gives: int = 0
+    """Of a partial holder: what is offered to it instead of others that hold it too, as long as
+    those have something of their own to give."""
     assigned: int = 0
     """Of a peer that picks: what it may be offered. Holders of everything get different parts."""
     asked: dict[int, float] = field(default_factory=dict)

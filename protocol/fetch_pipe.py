@@ -19,7 +19,7 @@ SPARE: Final = 1.25
 REMEMBERED_S: Final = 10.0
 """What was measured counts for so long, and at most twice as long."""
 FEW_SPANS: Final = 4
-"""Windows up to this are as they were set."""
+"""Windows up to this are as they were set, unless `window` is told otherwise."""
 MOST_SPANS: Final = 24
 """Of the requests that a connection may have open, some are left to other things."""
 
@@ -85,12 +85,13 @@ class Pipe:
         known = [one.delay_s for one in (self._now, self._before) if one is not None]
         return min(known, default=None)
 
-    def window(self, least: int, span_bytes: float) -> int:
-        """How many spans of this size may be under way, `least` if nothing speaks for more."""
+    def window(self, least: int, span_bytes: float, *, few: int = FEW_SPANS) -> int:
+        """How many spans of this size may be under way, `least` if nothing speaks for more than
+        that and `few`."""
         known = [one for one in (self._now, self._before) if one is not None]
         if not known or not span_bytes or self._looks:
             return least
         rate = max(one.rate for one in known)
         delay_s = min(one.delay_s for one in known)
         needed = math.ceil(SPARE * rate * delay_s / span_bytes)
-        return min(needed, MOST_SPANS) if needed > max(least, FEW_SPANS) else least
+        return min(needed, MOST_SPANS) if needed > max(least, few) else least

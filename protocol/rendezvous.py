@@ -1,9 +1,10 @@
 """Dividing a version's spans among names by rendezvous hashing, as sets of bits.
 
-Every name has a weight for every span, and a span goes to the name that weighs most for it: so
-whoever knows the same names divides alike without a word, and when a name goes only its own spans
-change hands. The weights of a name are one stream of BLAKE3's extended output: a name's hundred
-thousand weights cost one call.
+Every name has a weight for every span, and a span goes to the name that weighs most for it among
+those whose share is not full: so whoever knows the same names divides alike without a word, and
+when a name goes its own spans change hands and few others. Shares differ by one span at the most,
+since what is divided is as late as the largest. The weights of a name are one stream of BLAKE3's
+extended output: a name's hundred thousand weights cost one call.
 """
 
 from __future__ import annotations
@@ -40,31 +41,44 @@ class Rendezvous:
         return found
 
     def shares(self, names: Sequence[bytes]) -> dict[bytes, int]:
-        """The set that falls to each name; together they are everything."""
+        """The set that falls to each name; together they are everything, and no two sizes differ
+        by more than one."""
         names = sorted(set(names))
         if len(names) < 2:
             return dict.fromkeys(names, self._all)
         raws = [self._empty() for _ in names]
+        least, larger = divmod(len(self._bits), len(names))
+        room = [least] * len(names)
         rows = zip(*(self.weights(name) for name in names), strict=True)
         for bit, row in zip(self._bits, rows, strict=True):
             # Equal weights, which never happen, would go to the lower name.
-            raws[row.index(max(row))][bit >> 3] |= 1 << (bit & 7)
+            best = row.index(max(row))
+            if not room[best] and larger:
+                larger -= 1  # as many as are left over may have one more
+            elif room[best] <= 0:
+                able = [i for i, left in enumerate(room) if left > 0 or (larger and not left)]
+                best = max(able, key=row.__getitem__)
+                larger -= not room[best]
+            room[best] -= 1
+            raws[best][bit >> 3] |= 1 << (bit & 7)
         return {name: int.from_bytes(raw, "little") for name, raw in zip(names, raws, strict=True)}
 
-    def ranks(self, own: bytes, others: Sequence[bytes]) -> list[int]:
-        """Sets by how many of the others weigh more than `own`: none, one, two, ..."""
+    def ranks(self, own: bytes, others: Sequence[bytes], share: int) -> list[int]:
+        """`own`'s share, and behind it what it would take next: the rest, by how many of the
+        others weigh more than `own`."""
         others = sorted(set(others) - {own})
         if not others:
             return [self._all]
-        raws = [self._empty() for _ in range(len(others) + 1)]
+        raws = [self._empty() for _ in others]
         rows = zip(*(self.weights(name) for name in others), strict=True)
         for bit, mine, row in zip(self._bits, self.weights(own), rows, strict=True):
             rank = sum(
                 weight > mine or (weight == mine and name < own)
                 for name, weight in zip(others, row, strict=True)
             )
-            raws[rank][bit >> 3] |= 1 << (bit & 7)
-        return [int.from_bytes(raw, "little") for raw in raws]
+            # Where nobody weighs more its share was full.
+            raws[max(rank - 1, 0)][bit >> 3] |= 1 << (bit & 7)
+        return [share, *(int.from_bytes(raw, "little") & ~share for raw in raws)]
 
     def forget(self, keep: set[bytes]) -> None:
         """Drop the weights of names that are not in `keep`."""

@@ -18,7 +18,7 @@ from typing import Final
 
 LEVELS: Final = (3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)
 """How many spans at a time may be tried."""
-FIRST: Final = LEVELS.index(4)
+FIRST: Final = LEVELS.index(6)
 """Which of them to begin with: fewer leave lines empty, more make everything late."""
 FAR: Final = 2
 """Levels that are tried at once, twice as many spans, until that does not pay."""

@@ -6,8 +6,9 @@ sent at a time, as many as it takes to fill the lines; and who comes next is tol
 picked for it while others are still being sent to, which leaves it the time to say that it has it.
 
 There is this node's own line, and one to each site: peers of one site share theirs, or at this
-node's own site its network. Three spans under way fill one, so three are sent to a site at a time,
-and how many in all is found out (`protocol.serve_breadth`). A place that becomes free goes to the
+node's own site its network. Three spans under way fill a line that nothing else uses, six hold
+their own beside what neighbours send: so many are sent to a site at a time, and how many in all is
+found out (`protocol.serve_breadth`). A place that becomes free goes to the
 site that is sent least, of those who wait longest. Whoever is stuck does not count. With one peer
 alone nothing waits.
 
@@ -25,7 +26,7 @@ from typing import Final
 
 from protocol.serve_breadth import Breadth
 
-A_SITE: Final = 3
+A_SITE: Final = 6
 """Peers of one site that are sent to at a time."""
 SPARE: Final = 2
 """A line with fewer spans under way idles when one of them ends, or is held up."""

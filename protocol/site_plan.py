@@ -23,8 +23,10 @@ from typing import Final
 
 from protocol.rendezvous import Rendezvous
 
-PATIENCE_S: Final = 1.0
+PATIENCE_S: Final = 0.2
 """How long a node that could ask outside leaves siblings their shares, at the least."""
+FIRST_PATIENCE_S: Final = 1.0
+"""The same before anything has come from outside."""
 FIRST_STALL_S: Final = 30.0
 """Time without any of its share after which a sibling is left out, its pace unknown."""
 MIN_STALL_S: Final = 10.0
@@ -32,7 +34,11 @@ MAX_STALL_S: Final = 120.0
 STALL_FACTOR: Final = 8.0
 """How many times its mean interval a sibling may take for the next span of its share."""
 IN_FLIGHT_SPANS: Final = 8
-"""So many last spans of a sibling's share are taken for being in flight."""
+"""So many last spans of a sibling's share are taken for being in flight,"""
+FAST_IN_FLIGHT_SPANS: Final = 2
+"""so many where spans come sooner one after the other than"""
+FAST_S: Final = 1.0
+"""this: there waiting costs all of the site more than what comes twice."""
 SLOWER: Final = 3.0
 """A sibling that would take so many times longer than this node is not left even those."""
 PACE_WEIGHT: Final = 0.2
@@ -192,8 +198,8 @@ class SitePlan:
         self.level = 0
         self._idle_since = None
         names = [name for name, sibling in self.siblings.items() if not sibling.left_out]
-        self._levels = self._rendezvous.ranks(self._own, names)
         shares = self._rendezvous.shares([self._own, *names])
+        self._levels = self._rendezvous.ranks(self._own, names, shares[self._own])
         everybody: dict[bytes, int] | None = None
         for name, sibling in self.siblings.items():
             if name not in shares and everybody is None:
@@ -208,7 +214,7 @@ class SitePlan:
     @property
     def _patience_s(self) -> float:
         interval_s = self._pace.interval_s if self._pace is not None else None
-        return max(PATIENCE_S, interval_s or 0.0)
+        return FIRST_PATIENCE_S if interval_s is None else max(PATIENCE_S, interval_s)
 
     def _stall_at(self, sibling: Sibling) -> float:
         paces = [sibling.pace.interval_s, self._pace.interval_s if self._pace else None]
@@ -219,7 +225,10 @@ class SitePlan:
 
     def _in_flight(self, sibling: Sibling, wanted: int, now: float) -> bool:
         count = self._awaited(sibling, wanted).bit_count()
-        if not count or count > IN_FLIGHT_SPANS or self._pace is None:
+        if not count or self._pace is None:
+            return False
+        fast = self._pace.interval_s is not None and self._pace.interval_s < FAST_S
+        if count > (FAST_IN_FLIGHT_SPANS if fast else IN_FLIGHT_SPANS):
             return False
         mine = self._pace.expected_s(count, self._pace.since)
         theirs = sibling.pace.expected_s(count, now)

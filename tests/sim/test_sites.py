@@ -19,6 +19,17 @@ def line_s(swarm: Swarm) -> float:
     return swarm.size_mib * MIB / swarm.line_rate
 
 
+@pytest.mark.parametrize(("size_mib", "meet_s"), [(16, 0.5), (24, 5.0)])
+def test_on_a_slow_line_what_siblings_have_nearly_is_left_to_them(
+    size_mib: int, meet_s: float
+) -> None:
+    """The mean of several runs: nothing of a short script comes over it twice."""
+    swarm = replace(CINEMA, size_mib=size_mib, meet_s=meet_s)
+    results = [simulate(replace(swarm, seed=seed)) for seed in (1, 2, 3)]
+    assert sum(one.line_copies for one in results) / 3 <= 1.02
+    assert sum(one.seconds for one in results) / 3 <= 1.06 * line_s(swarm)
+
+
 @pytest.mark.parametrize("holders", [1, 2, 3])
 def test_a_cinemas_line_carries_each_byte_about_once(holders: int) -> None:
     cinema = replace(CINEMA, seeds=holders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import sys
 
 import pytest
@@ -40,6 +41,7 @@ from protocol.fetch_log import read_log, recipe_line
 from protocol.fetch_offers import OfferTable, without
 from protocol.fetch_peer import GIVE_UP_S
 from protocol.fetch_replay import replay
+from protocol.fetch_spans import bits
 from protocol.limits import MAX_ANY_PIECES
 from protocol.messages import ErrorCode
 
@@ -461,6 +463,106 @@ def test_where_spans_come_as_fast_as_messages_a_partial_holder_is_asked_by_name(
     effects = slow.step(SpanReceived(A, first), now=0.1)
     assert not asks(effects)
     assert offers_in(effects) == {A: set(keys(9)) - {first}}
+
+
+def swarm_of(
+    *have: tuple[bytes, frozenset[SpanKey]],
+) -> tuple[FetchPlan, dict[bytes, set[SpanKey]]]:
+    """A plan over lines on which spans take a second, and what it offers its partial holders."""
+    plan = plan_of(9)
+    plan.step(PeerJoined(b"seed", COMPLETE), now=0)
+    joined = tuple(PeerJoined(peer, spans, picks=True) for peer, spans in have)
+    return plan, offers_in(plan.step(Together(joined), now=1))
+
+
+def test_of_what_two_partial_holders_hold_each_is_offered_what_it_was_the_first_to_hold() -> None:
+    _, offered = swarm_of((A, partial(4, 5)), (B, partial(5, 6)))
+    nobody_holds = {keys(9)[7], keys(9)[8]}
+    assert offered[A] & partial(4, 5, 6) == partial(4, 5)
+    assert offered[B] & partial(4, 5, 6) == partial(6)
+    assert offered[A] >= nobody_holds
+    assert offered[B] >= nobody_holds
+
+
+def test_a_partial_holder_with_nothing_of_its_own_to_give_is_offered_what_others_give() -> None:
+    _, offered = swarm_of((A, partial(4, 5)), (B, partial(4, 5)))
+    assert offered[B] >= partial(4, 5)
+
+
+def test_what_one_that_is_gone_gave_another_gives() -> None:
+    plan, _ = swarm_of((A, partial(4, 5)), (B, partial(5, 6)))
+    plan.step(PeerLost(A), now=1)
+    table = plan._board.table
+    assert plan.peers[B].gives == table.mask_of(partial(5, 6))
+    plan.step(PeerJoined(C, partial(4, 6), picks=True), now=1)
+    assert plan.peers[C].gives == table.mask_of(partial(4))
+
+
+@pytest.mark.parametrize(("count", "each"), [(1, 4), (2, 2), (3, 2), (4, 1), (6, 1)])
+def test_partial_holders_share_the_requests_that_one_of_them_would_have(
+    count: int, each: int
+) -> None:
+    plan = plan_of(200)
+    names = [b"%d" % n for n in range(count)]
+    shares = [keys(200)[n::count] for n in range(count)]
+    plan.step(PeerJoined(b"seed", COMPLETE), now=0)  # which is slow
+    for name, share in zip(names, shares, strict=True):
+        plan.step(PeerJoined(name, frozenset(share), picks=True), now=1)
+    now = 1.0
+    for _ in range(6):  # one more for each that came
+        for name in names:
+            plan.step(Tick(), now=now)
+            peer = plan.peers[name]
+            number = min(peer.offers)
+            [bit, *_] = bits(peer.offers[number].mask & peer.mask)
+            span = plan._board.table.spans[bit]
+            plan.step(SpanPicked(name, number, span), now=now)
+            now += 1 / count
+            plan.step(SpanReceived(name, span), now=now)
+    assert {plan.peers[name].owes for name in names} == {each}
+
+
+def test_a_lone_partial_holder_far_away_is_asked_for_as_much_as_its_line_holds() -> None:
+    """A gigabit a second, 100 ms there and back: 12 spans are under way."""
+    plan = plan_of(300, held=frozenset(keys(300)[:1]))
+    queue: list[tuple[float, int, FetchEvent]] = []
+    numbers = itertools.count()
+    heapq.heappush(queue, (0, -1, PeerJoined(A, frozenset(keys(300)[1:]), picks=True)))
+    free_at, sent = 0.0, set[SpanKey]()
+    now = 0.0
+    while not plan.finished:
+        now, _, event = heapq.heappop(queue)
+        for effect in plan.step(event, now=now):
+            if isinstance(effect, AskAny | AskSpan):
+                named = {effect.span} if isinstance(effect, AskSpan) else offers_in([effect])[A]
+                span = min(named - sent)
+                sent.add(span)
+                begins = max(now + 0.05, free_at)
+                free_at = begins + SPAN_BYTES / 125e6
+                if isinstance(effect, AskAny):
+                    picked = SpanPicked(A, effect.offer, span)
+                    heapq.heappush(queue, (begins + 0.05, next(numbers), picked))
+                heapq.heappush(queue, (free_at + 0.05, next(numbers), SpanReceived(A, span)))
+            elif isinstance(effect, WakeAt):
+                heapq.heappush(queue, (effect.at, next(numbers), Tick()))
+    assert now <= 1.5 * 299 * SPAN_BYTES / 125e6
+
+
+def test_what_a_busy_holder_gives_others_are_offered_meanwhile() -> None:
+    plan, _ = swarm_of((A, partial(4, 5, 6)))
+    [offer] = plan.peers[A].offers
+    plan.step(OfferRefused(A, offer, ErrorCode.BUSY), now=1)
+    effects = plan.step(PeerJoined(B, partial(4, 5, 6, 7), picks=True), now=1.1)
+    assert offers_in(effects)[B] >= partial(4, 5, 6, 7)
+
+
+def test_an_offer_of_which_a_partial_holder_holds_nothing_more_makes_room_for_another() -> None:
+    plan, offered = swarm_of((A, partial(4, 5)), (B, partial(4, 5, 6)))
+    assert offered[B] & partial(4, 5, 6) == partial(6)
+    [number] = plan.peers[B].offers
+    effects = plan.step(SpanReceived(b"seed", keys(9)[6]), now=2)
+    assert CancelOffer(B, number) in effects
+    assert offers_in(effects)[B] >= partial(4, 5)
 
 
 def test_what_a_holder_of_everything_lacks_after_all_is_taken_over() -> None:

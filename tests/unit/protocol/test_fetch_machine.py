@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -365,8 +367,12 @@ class PlannerMachine(RuleBasedStateMachine):
         assert len(table._rarity) <= len(self.plan.peers) + 1
         assert self.plan.missing_spans == len(self.spans) - len(self.held)
         counted = [peer.mask for peer in self.plan.peers.values() if peer.counted]
+        assert self.plan._board.partly_held == functools.reduce(int.__or__, counted, 0)
         for bit in range(len(self.spans)):
             assert table.holders(bit) == sum(mask >> bit & 1 for mask in counted)
+            givers = [one for one in self.plan.peers.values() if one.gives >> bit & 1]
+            assert len(givers) == (table.holders(bit) > 0), "one of those who hold it gives it"
+            assert all(one.counted and one.mask >> bit & 1 for one in givers)
 
     def what_is_kept_is_bounded(self, peer: FetchPeer) -> None:
         largest = max(self.plan._board.sizes)

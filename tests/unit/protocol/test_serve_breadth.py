@@ -73,7 +73,7 @@ def test_where_nobody_waits_nothing_is_tried_and_what_has_paid_is_kept() -> None
 
 
 def test_a_trial_after_which_nobody_waits_is_judged_all_the_same() -> None:
-    used = Sender().play(sites=5, own=3, theirs=1, spans=2_000)
+    used = Sender().play(sites=LEVELS[FIRST] + 1, own=3, theirs=1, spans=2_000)
     assert max(used) > LEVELS[FIRST]
     late = used[1_000:]
     assert sum(one > LEVELS[FIRST] for one in late) < len(late) / 10
