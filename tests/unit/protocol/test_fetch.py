@@ -522,30 +522,47 @@ def test_partial_holders_share_the_requests_that_one_of_them_would_have(
     assert {plan.peers[name].owes for name in names} == {each}
 
 
-def test_a_lone_partial_holder_far_away_is_asked_for_as_much_as_its_line_holds() -> None:
-    """A gigabit a second, 100 ms there and back: 12 spans are under way."""
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_partial_holders_far_away_are_asked_for_as_much_as_a_line_holds(count: int) -> None:
+    """A gigabit a second from each, 100 ms there and back: 12 spans are under way."""
     plan = plan_of(300, held=frozenset(keys(300)[:1]))
     queue: list[tuple[float, int, FetchEvent]] = []
     numbers = itertools.count()
-    heapq.heappush(queue, (0, -1, PeerJoined(A, frozenset(keys(300)[1:]), picks=True)))
-    free_at, sent = 0.0, set[SpanKey]()
+    names = [b"%d" % n for n in range(count)]
+    for name in names:
+        joined = PeerJoined(name, frozenset(keys(300)[1:]), picks=True)
+        heapq.heappush(queue, (0, next(numbers), joined))
+    free_at = dict.fromkeys(names, 0.0)
+    sent = {name: set[SpanKey]() for name in names}
     now = 0.0
     while not plan.finished:
         now, _, event = heapq.heappop(queue)
         for effect in plan.step(event, now=now):
-            if isinstance(effect, AskAny | AskSpan):
-                named = {effect.span} if isinstance(effect, AskSpan) else offers_in([effect])[A]
-                span = min(named - sent)
-                sent.add(span)
-                begins = max(now + 0.05, free_at)
-                free_at = begins + SPAN_BYTES / 125e6
-                if isinstance(effect, AskAny):
-                    picked = SpanPicked(A, effect.offer, span)
-                    heapq.heappush(queue, (begins + 0.05, next(numbers), picked))
-                heapq.heappush(queue, (free_at + 0.05, next(numbers), SpanReceived(A, span)))
-            elif isinstance(effect, WakeAt):
+            if isinstance(effect, WakeAt):
                 heapq.heappush(queue, (effect.at, next(numbers), Tick()))
+            if not isinstance(effect, AskAny | AskSpan):
+                continue
+            name = effect.peer
+            named = {effect.span} if isinstance(effect, AskSpan) else offers_in([effect])[name]
+            span = min(named - sent[name])
+            sent[name].add(span)
+            begins = max(now + 0.05, free_at[name])
+            free_at[name] = begins + SPAN_BYTES / 125e6
+            if isinstance(effect, AskAny):
+                picked = SpanPicked(name, effect.offer, span)
+                heapq.heappush(queue, (begins + 0.05, next(numbers), picked))
+            came = SpanReceived(name, span)
+            heapq.heappush(queue, (free_at[name] + 0.05, next(numbers), came))
     assert now <= 1.5 * 299 * SPAN_BYTES / 125e6
+
+
+def test_what_somebody_outside_gives_a_neighbour_is_offered_all_the_same() -> None:
+    plan = plan_of(9)
+    plan.step(PeerJoined(b"seed", COMPLETE), now=0)
+    far = PeerJoined(A, partial(4, 5), picks=True)
+    near = PeerJoined(B, partial(4, 5, 6), picks=True, near=True)
+    offered = offers_in(plan.step(Together((far, near)), now=1))
+    assert offered[B] >= partial(4, 5, 6)
 
 
 def test_what_a_busy_holder_gives_others_are_offered_meanwhile() -> None:
