@@ -35,6 +35,7 @@ from protocol.messages import (
     SpanAnswer,
     Unwant,
 )
+from protocol.serve_breadth import FIRST, LEVELS
 from tests.expected_errors import ErrorWatch
 from tests.unit.store.trees import Version, assert_tree
 from tests.unit.sync.sync_nodes import (
@@ -419,7 +420,8 @@ async def test_what_a_peer_was_told_is_not_picked_for_its_next_request_though_it
         await peer.request(Entitle(0, film.manifest, sas.leaf.proof_for(film.manifest)))
         told: list[Answer] = []
         async with AsyncExitStack() as stack:
-            for name in range(6):  # as many sites as may be sent to at first
+            at_first = 3 * LEVELS[FIRST] // 2
+            for name in range(at_first):  # as many sites as may be sent to
                 turn = await stack.enter_async_context(spans.turns.one(name, lambda: 1, site=name))
                 await spans.turns.begin(turn)
             number = peer.begin(request, on_part=told.append, on_end=lambda _: None)
