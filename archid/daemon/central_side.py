@@ -70,7 +70,7 @@ class CentralSide:
             changed=lambda _state: self._signed.fire(),
         )
         stack.callback(self._service.close)
-        listings.signed_here = lambda: self._service.grants_roots
+        keeper.signed_here = lambda: self._service.grants_roots
         _explain_trees(state.library, self._service.publications())
         publish = PublishDialogue(
             self._service, library=state.library, sources=state.sources, events=events

@@ -8,7 +8,7 @@ fleet up to date, and central too when central comes back from an old backup.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -84,11 +84,6 @@ class Listings:
         self._directory = directory
         self._events = events
         self._complete_for: tuple[int, int] | None = None
-        self.signed_here: Callable[[], Collection[DocumentId]] = frozenset
-        """On central: Grants roots whose leaves are kept before a head that names them is believed.
-
-        Asked from any thread.
-        """
 
     def facts_of(self, node: NodeId) -> NodeFacts | None:
         """Who a node is by the Roster, None when it is not in it or no Roster is here."""
@@ -268,7 +263,7 @@ class Listings:
         """
         held = list(self._documents.leaves())
         keep = {grants_root for grants_root, _ in accepted[:LEAF_ROOTS_KEPT]}
-        keep.update(self.signed_here())
+        keep.update(self._keeper.signed_here())
         for node, root in held:
             if root not in keep:
                 self._documents.remove_leaf(node, root)

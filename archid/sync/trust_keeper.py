@@ -9,7 +9,7 @@ believed again at the next start is `archid.sync.trust_restoring`'s.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -57,6 +57,11 @@ class TrustKeeper:
         self.trust = trust
         self.documents = documents
         self.changed = Signal()
+        self.signed_here: Callable[[], Collection[DocumentId]] = frozenset
+        """On central: Grants roots whose leaves are kept before a head that names them is believed.
+
+        Asked from any thread.
+        """
         self._trust_file = trust_file
         self._journal = journal
         self._events = events
@@ -216,15 +221,19 @@ class TrustKeeper:
 
     async def forget_old_leaves(self, node: NodeId) -> None:
         """Remove the leaves of a node that no accepted Grants root is above any more."""
-        named = frozenset(self.trust.head.grants_roots if self.trust.head is not None else ())
 
         def forget() -> None:
-            for owner, grants_root in self.documents.leaves():
-                if owner == node and grants_root not in named:
-                    self.documents.remove_leaf(owner, grants_root)
+            # Listed before it is asked what counts: what comes in between is not an old one.
+            held = [grants_root for owner, grants_root in self.documents.leaves() if owner == node]
+            head = self.trust.head
+            if head is None:
+                return
+            keep = {*head.grants_roots, *self.signed_here()}
+            for grants_root in held:
+                if grants_root not in keep:
+                    self.documents.remove_leaf(node, grants_root)
 
-        if named:
-            await trio.to_thread.run_sync(forget)
+        await trio.to_thread.run_sync(forget)
 
     async def leaf_of(self, node: NodeId, grants_root: DocumentId) -> LeafDocument | None:
         """The stored leaf of a node under one Grants root, None when it is not held."""

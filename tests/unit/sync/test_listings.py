@@ -175,7 +175,7 @@ async def test_leaves_that_central_keeps_for_a_head_that_is_not_believed_yet_sta
         documents.put_leaf(node, later, b"what comes in at this very moment")
         return {signed}
 
-    listings.signed_here = signed_here
+    stage.repo.keeper.signed_here = signed_here
     listings._drop_old_leaves(stage.repo.keeper.accepted)
     kept = {root for owner, root in documents.leaves() if owner == node}
     assert kept >= {signed, later}
@@ -321,7 +321,28 @@ def announced(stage: Stage) -> HeadAnnounce:
     return HeadAnnounce(stage.fleet.head_bytes, stage.fleet.grants_bytes)
 
 
+async def test_a_leaf_that_is_kept_for_the_next_head_is_not_forgotten_with_old_ones(
+    stage: Stage,
+) -> None:
+    """Central signs again while its own leaf under the head before is taken over."""
+    documents, keeper, node = stage.central.documents, stage.central.keeper, stage.central.id
+    old, signed, later = (DocumentId.of(name) for name in (b"old", b"signed", b"signed later"))
+    documents.put_leaf(node, old, b"a leaf")
+    documents.put_leaf(node, signed, b"a leaf")
+
+    def signed_here() -> set[DocumentId]:
+        documents.put_leaf(node, later, b"what comes in at this very moment")
+        return {signed}
+
+    keeper.signed_here = signed_here
+    await keeper.forget_old_leaves(node)
+    kept = {root for owner, root in documents.leaves() if owner == node}
+    assert kept >= {signed, later}
+    assert old not in kept
+
+
 async def test_central_takes_its_own_leaf_from_its_disk(stage: Stage) -> None:
+    stage.central.keeper.signed_here = lambda: stage.fleet.grants_roots[:1]
     async with running(stage.central.leaf.run):
         await until(lambda: stage.central.leaf.leaf is not None, stage.central.leaf.changed)
         changes = stage.central.leaf.changed.version
